@@ -1,0 +1,1 @@
+"""Statistics, pictures and the report: functions over stored routes. Needs no Detectron2."""

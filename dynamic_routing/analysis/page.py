@@ -1,0 +1,48 @@
+"""The frame (for ``str.format``) and the style of the report."""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+STYLE = """
+body { margin: 0 auto; max-width: 1120px; padding: 1rem; background: #fff; color: #1c1c1c;
+  font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.25; }
+h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 2px solid #0072b2; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid #d9d9d9; }
+th[scope=row] { font-weight: 400; color: #444; }
+td:not(.number) { overflow-wrap: anywhere; }
+th.number, td.number { text-align: right; padding-left: .75rem; }
+figure { margin: 1rem 0; }
+figure img { display: block; width: 100%; height: auto; }
+figcaption { color: #444; font-size: .9rem; }
+details p { font-size: .9rem; }
+.missing { color: #555; font-style: italic; }
+.note, .warning { padding: .5rem .75rem; border-left: 4px solid #0072b2; background: #f2f7fb; }
+.warning { border-color: #d55e00; background: #fdf3ec; font-weight: 600; }
+@media (max-width: 1040px) { figure img { width: 1040px; max-width: none; } }
+@media (max-width: 480px) { table { font-size: .875rem; } }
+@media print {
+  body { font-size: 11pt; max-width: none; padding: 0; }
+  .scroll { overflow: visible; }
+  figure img { width: 100%; max-width: 100%; }
+  figure, tr { break-inside: avoid; }
+  h2 { break-after: avoid; }
+}
+"""

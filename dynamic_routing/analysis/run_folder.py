@@ -1,0 +1,80 @@
+"""Reading what a training run left in its OUTPUT_DIR, for reports."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dynamic_routing.analysis.report import NotAvailable
+
+PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "scikit-learn", "pycocotools")
+
+SUMMARY = {
+    "sem_seg/mIoU": "mIoU (%)",
+    "sem_seg/pACC": "pixel accuracy (%)",
+    "routing/gmacs_avg": "GMACs an image, average",
+    "routing/gmacs_min": "GMACs an image, least",
+    "routing/gmacs_max": "GMACs an image, most",
+    "routing/paper_gflops_avg": "FLOPs as the papers count, average (G)",
+    "routing/ms_avg": "milliseconds an image",
+    "routing/distinct_routes": "distinct routes",
+    "routing/images": "images",
+}
+"""Metrics of a summary table and how they are called there."""
+
+Results = Mapping[str, Mapping[str, float]]
+
+
+def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
+    """``results.json`` of a run: group -> metric -> value."""
+    path = run / "results.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return NotAvailable(f"{path.name}: {error}")
+
+
+def flatten(results: Results) -> dict[str, float]:
+    """``group/metric`` -> value, without what is not a number."""
+    flat = {f"{g}/{name}": value for g, values in results.items() for name, value in values.items()}
+    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+
+
+def summarise(results: Results) -> dict[str, float | int | str]:
+    """The rows of a summary table that the results have."""
+    flat = flatten(results)
+    return {title: flat[key] for key, title in SUMMARY.items() if key in flat}
+
+
+def class_iou(results: Results) -> dict[str, float]:
+    """IoU in % by class; classes that do not occur are left out."""
+    found = results.get("sem_seg", {})
+    values = {k.removeprefix("IoU-"): v for k, v in found.items() if k.startswith("IoU-")}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def flat_settings(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted keys of a config and their values as text."""
+    flat: dict[str, str] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat.update(flat_settings(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = str(value)
+    return flat
+
+
+def installed_versions() -> dict[str, float | int | str]:
+    """Versions of Python and of the packages that decide results."""
+    versions: dict[str, float | int | str] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,92 @@
+"""Every work-around for Detectron2 and the libraries under it: one function, one test each.
+
+Nothing is patched on disk. What has to be replaced in a library is replaced inside a ``with`` and
+put back afterwards. Each docstring names the symptom and its cause, so that a work-around can be
+dropped once upstream is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+from PIL import Image
+
+CITYSCAPES_EVALUATION_MODULES = (
+    "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",
+    "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling",
+)
+"""The two scripts that Detectron2's Cityscapes evaluators call."""
+
+
+def load_label_image(path: str, dtype: DTypeLike | None = None) -> np.ndarray:
+    """Read a label image as a writable array; a ``sem_seg_loading_fn`` for SemSegEvaluator.
+
+    Symptom: ``ValueError: Unable to avoid copy`` in ``SemSegEvaluator.process``.
+    Cause: its loader calls ``np.array(image, copy=False)``, which numpy 2 refuses when a copy is
+    needed. The evaluator then writes into the array, so ``np.asarray`` would not do either.
+
+    Args:
+        path: a greyscale or palette PNG. A palette image gives its indices, not its colours.
+        dtype: of the result; None keeps the file's own.
+
+    Returns:
+        (H, W), one label a pixel.
+
+    Raises:
+        ValueError: the image has more than one channel, so it holds colours and not labels.
+    """
+    with Image.open(path) as image:
+        labels = np.array(image, dtype=dtype)
+    if labels.ndim != 2:
+        raise ValueError(
+            f"a label image has one channel, got shape {labels.shape} (mode {image.mode}): {path}"
+        )
+    return labels
+
+
+class _NumpyProxy:
+    """numpy as cityscapesscripts expects it; see :func:`cityscapes_numpy_proxy`."""
+
+    @staticmethod
+    def in1d(values: np.ndarray, test: Any, **options: Any) -> np.ndarray:
+        """``np.isin`` with the flat result of the function that numpy 2.4 removed."""
+        return np.isin(values, test, **options).ravel()
+
+    @staticmethod
+    def count_nonzero(values: np.ndarray) -> int:
+        """A Python int, which ``json`` can write; numpy 2.3 and later return ``np.intp``."""
+        return int(np.count_nonzero(values))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+def _write_nothing(content: object, path: str) -> None:
+    """Takes the place of ``writeDict2JSON``."""
+
+
+@contextmanager
+def cityscapes_numpy_proxy() -> Iterator[None]:
+    """Let the Cityscapes evaluation scripts (cityscapesscripts 2.3.0) run on today's numpy.
+
+    Symptoms: ``module 'numpy' has no attribute 'in1d'`` (numpy >= 2.4); ``'numpy.int64' object has
+    no attribute '__dict__'`` (numpy >= 2.3); a ``matches.json`` in the working directory.
+    Causes: the scripts call a removed function, write numpy integers as JSON, and always write
+    that file. Inside the ``with`` their two modules see a proxy of numpy, and ``writeDict2JSON``
+    does nothing. Scores equal those of the untouched scripts on numpy 1.26.
+
+    Raises:
+        ImportError: cityscapesscripts is not installed.
+    """
+    replacements = {"np": _NumpyProxy(), "writeDict2JSON": _write_nothing}
+    with ExitStack() as put_back:
+        for module in [import_module(name) for name in CITYSCAPES_EVALUATION_MODULES]:
+            for name, replacement in replacements.items():
+                put_back.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, replacement)
+        yield

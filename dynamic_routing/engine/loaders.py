@@ -1,0 +1,72 @@
+"""Data loaders by config: which mapper and augmentations a data set gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.data.detection_utils import build_augmentation
+
+from dynamic_routing.data.augmentation import build_sem_seg_augmentations
+from dynamic_routing.data.catalog import register_datasets
+from dynamic_routing.data.checks import check_datasets
+from dynamic_routing.data.custom import register_custom_datasets
+from dynamic_routing.data.mapper import SemSegDatasetMapper
+
+SEM_SEG_TYPES = ("sem_seg", "cityscapes_sem_seg")
+"""``evaluator_type`` of data sets whose labels are maps of classes."""
+
+
+def prepare_datasets(cfg: CfgNode) -> None:
+    """Register what the config names and check that it is there.
+
+    Raises:
+        DatasetError: a path is missing or a name unknown; one line with what is expected.
+    """
+    register_datasets()
+    register_custom_datasets(cfg.DATASETS.CUSTOM)
+    check_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+
+
+def is_sem_seg(dataset_name: str) -> bool:
+    """Whether a data set is for semantic segmentation."""
+    return MetadataCatalog.get(dataset_name).get("evaluator_type") in SEM_SEG_TYPES
+
+
+def build_mapper(cfg: CfgNode, dataset_name: str, *, train: bool) -> DatasetMapper:
+    """From a data set's dict to the model's input."""
+    if not is_sem_seg(dataset_name):
+        return DatasetMapper(cfg, is_train=train)
+    if train:
+        augmentations = build_sem_seg_augmentations(
+            train=True,
+            crop_size=tuple(cfg.INPUT.SEM_SEG_CROP),
+            scale_range=tuple(cfg.INPUT.SCALE_RANGE),
+            flip=cfg.INPUT.RANDOM_FLIP != "none",
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
+    else:
+        augmentations = build_augmentation(cfg, is_train=False)
+    return SemSegDatasetMapper(
+        is_train=train, augmentations=augmentations, image_format=cfg.INPUT.FORMAT
+    )
+
+
+def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+    """Endless shuffled batches of ``DATASETS.TRAIN``."""
+    mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], train=True)
+    return build_detection_train_loader(cfg, mapper=mapper)
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+    """One pass over a data set, image by image."""
+    mapper = build_mapper(cfg, dataset_name, train=False)
+    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)

@@ -1,0 +1,104 @@
+"""Optimiser and learning-rate schedule of the papers' recipe (Li et al. 2020, Sec. 4.1)."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
+from detectron2.solver.build import (
+    get_default_optimizer_params,
+    maybe_add_gradient_clipping,
+)
+from detectron2.solver.lr_scheduler import WarmupParamScheduler
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+FULL_MODEL = "full_model"
+"""``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` that clips the norm of all gradients together."""
+
+POLY = "WarmupPolyLR"
+"""``SOLVER.LR_SCHEDULER_NAME`` of the polynomial schedule."""
+
+
+def gate_parameter_names(model: nn.Module) -> set[str]:
+    """Names of all parameters inside gates."""
+    from dynamic_routing.routing.gates import Gate
+
+    gates = [name for name, module in model.named_modules() if isinstance(module, Gate)]
+    prefixes = tuple(f"{name}." for name in gates)
+    return {name for name, _ in model.named_parameters() if prefixes and name.startswith(prefixes)}
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum; gates learn faster, norms do not decay.
+
+    Reads SOLVER.BASE_LR, MOMENTUM, NESTEROV, WEIGHT_DECAY, WEIGHT_DECAY_NORM, BIAS_LR_FACTOR,
+    WEIGHT_DECAY_BIAS, GATE_LR_FACTOR and CLIP_GRADIENTS. Clipping by the norm of the full model
+    happens in the training step, every other kind in the optimiser, as Detectron2 does it.
+    """
+    solver = cfg.SOLVER
+    in_gate = gate_parameter_names(model)
+    parameters = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lambda name: solver.GATE_LR_FACTOR if name in in_gate else 1.0,
+    )
+    sgd: type[torch.optim.Optimizer] = torch.optim.SGD
+    if solver.CLIP_GRADIENTS.CLIP_TYPE != FULL_MODEL:
+        sgd = maybe_add_gradient_clipping(cfg, sgd)
+    return sgd(  # type: ignore[call-arg]
+        parameters,
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        weight_decay=solver.WEIGHT_DECAY,
+    )
+
+
+def full_model_clip_norm(cfg: CfgNode) -> float | None:
+    """The norm to which all gradients together are clipped, or None."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    return clip.CLIP_VALUE if clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL else None
+
+
+def build_lr_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Detectron2's schedulers, and ``WarmupPolyLR``: (1 - t) ** power after a warm-up."""
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != POLY:
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+    schedule = WarmupParamScheduler(
+        PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER),
+        solver.WARMUP_FACTOR,
+        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
+        solver.WARMUP_METHOD,
+        solver.RESCALE_INTERVAL,
+    )
+    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)
+
+
+def scale_learning_rate(cfg: CfgNode) -> None:
+    """Multiply BASE_LR by IMS_PER_BATCH / REFERENCE_IMS_PER_BATCH, in place, and say so."""
+    solver = cfg.SOLVER
+    reference = solver.REFERENCE_IMS_PER_BATCH
+    if not reference or reference == solver.IMS_PER_BATCH:
+        return
+    before, solver.BASE_LR = solver.BASE_LR, solver.BASE_LR * solver.IMS_PER_BATCH / reference
+    solver.REFERENCE_IMS_PER_BATCH = solver.IMS_PER_BATCH
+    logger.info(
+        "learning rate scaled from %g to %g: batch of %d images, recipe written for %d",
+        before,
+        solver.BASE_LR,
+        solver.IMS_PER_BATCH,
+        reference,
+    )

@@ -1,0 +1,162 @@
+"""The trainer: Detectron2's DefaultTrainer with the papers' recipe, on GPU and CPU."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import nn
+
+from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
+from dynamic_routing.engine.hooks import BestCheckpoint, TrainingProgress
+from dynamic_routing.engine.loaders import build_test_loader, build_train_loader
+from dynamic_routing.engine.solver import (
+    build_lr_scheduler,
+    build_optimizer,
+    full_model_clip_norm,
+)
+from dynamic_routing.engine.train_step import TrainStep
+from dynamic_routing.evaluation.build import build_evaluator
+from dynamic_routing.modeling.cost import RouteCosts
+from dynamic_routing.modeling.meta_arch import RoutingMixin
+from dynamic_routing.modeling.test_time_augmentation import SemanticSegmentorWithTTA
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates what a config describes.
+
+    Args:
+        cfg: a frozen config with the keys of :func:`add_dynamic_routing_config`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # DefaultTrainer's own __init__ fixes GPU ids for DDP and the kind of step; everything
+        # else of it is used. The order of construction is Detectron2's.
+        TrainerBase.__init__(self)
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        on_gpu = next(model.parameters()).is_cuda
+        model = create_ddp_model(
+            model, broadcast_buffers=False, **({} if on_gpu else {"device_ids": None})
+        )
+        self._trainer = TrainStep(
+            model,
+            loader,
+            optimizer,
+            clip_norm=full_model_clip_norm(cfg),
+            autocast=autocast_dtype(cfg, on_gpu),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = RoutingCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue the run in OUTPUT_DIR, or start from MODEL.WEIGHTS."""
+        if resume and not self.checkpointer.has_checkpoint():
+            logger.warning(
+                "nothing to resume in %s (no last_checkpoint): starting at iteration 0",
+                self.cfg.OUTPUT_DIR,
+            )
+        super().resume_or_load(resume)
+        if self.start_iter >= self.max_iter:
+            logger.info("the run in %s is already complete", self.cfg.OUTPUT_DIR)
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's hooks, the training progress and the best checkpoint."""
+        found = [hook for hook in super().build_hooks() if hook is not None]
+        found.insert(0, TrainingProgress(self.model))
+        best = self.cfg.TEST.BEST_METRIC
+        if best and self.cfg.DATASETS.TEST and comm.is_main_process():
+            # Behind the evaluation, before the writers.
+            position = next(i for i, h in enumerate(found) if isinstance(h, hooks.EvalHook)) + 1
+            period = self.cfg.TEST.EVAL_PERIOD
+            found.insert(position, BestCheckpoint(self.checkpointer, metric=best, period=period))
+        return found
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """See :func:`dynamic_routing.engine.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """See :func:`dynamic_routing.engine.solver.build_lr_scheduler`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
+        """See :func:`dynamic_routing.engine.loaders.build_train_loader`."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+        """See :func:`dynamic_routing.engine.loaders.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, *, model: nn.Module | None = None
+    ) -> DatasetEvaluator:
+        """The data set's own evaluators, and the routing evaluator for routed models."""
+        folder = Path(cfg.OUTPUT_DIR) / "inference"
+        routed = is_routed(cfg)
+        cost = RouteCosts(model) if routed and model is not None else None
+        return build_evaluator(dataset_name, folder, routed=routed, cost=cost)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        """Evaluate on every data set of DATASETS.TEST; with TEST.AUG.ENABLED on several views."""
+        bare: nn.Module = getattr(model, "module", model)
+        if evaluators is None:
+            names = cfg.DATASETS.TEST
+            evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
+        if cfg.TEST.AUG.ENABLED:
+            model = SemanticSegmentorWithTTA(
+                bare, scales=cfg.TEST.AUG.SCALES, flip=cfg.TEST.AUG.FLIP
+            )
+        return super().test(cfg, model, evaluators)
+
+
+def is_routed(cfg: CfgNode) -> bool:
+    """Whether the config's meta-architecture hands over routes."""
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), RoutingMixin)
+
+
+def autocast_dtype(cfg: CfgNode, on_gpu: bool) -> torch.dtype | None:
+    """Mixed precision of SOLVER.AMP.ENABLED: float16 with a scaled loss on CUDA, else bfloat16."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    return torch.float16 if on_gpu else torch.bfloat16
+
+
+def evaluate_checkpoint(cfg: CfgNode) -> Any:
+    """Build the model, load MODEL.WEIGHTS and evaluate (``--eval-only``).
+
+    Raises:
+        CheckpointError: MODEL.WEIGHTS is empty, missing or of another network.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise CheckpointError(
+            "--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth "
+            "(or --resume for the newest checkpoint of OUTPUT_DIR)"
+        )
+    model = Trainer.build_model(cfg)
+    RoutingCheckpointer(model, cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+    return Trainer.test(cfg, model)

@@ -1,0 +1,149 @@
+"""mIoU, by Detectron2 and by the official Cityscapes script.
+
+Both divide the same pixels, but average over different classes: Detectron2 over the classes that
+occur in the ground truth, the official script also over classes that were only predicted (with
+IoU 0). On Cityscapes' own splits every class occurs and the two agree; on a small data set they
+need not. The official script's result therefore holds both averages: ``IoU`` as published and
+``IoU_in_truth``, which equals Detectron2's ``sem_seg/mIoU`` always.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesSemSegEvaluator,
+    DatasetEvaluator,
+    SemSegEvaluator,
+)
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from dynamic_routing.compat import (
+    CITYSCAPES_EVALUATION_MODULES,
+    cityscapes_numpy_proxy,
+    load_label_image,
+)
+
+OFFICIAL_KEY = "cityscapes_sem_seg"
+"""Where the official script's numbers go; "sem_seg" is Detectron2's."""
+
+
+def build_sem_seg_evaluators(
+    dataset_name: str, output_dir: str | Path | None
+) -> list[DatasetEvaluator]:
+    """Evaluators of semantic segmentation: Detectron2's and, for Cityscapes, the official one.
+
+    Args:
+        dataset_name: a registered data set whose ``sem_seg_file_name`` images hold contiguous
+            training ids (Cityscapes: ``*_labelTrainIds.png``).
+        output_dir: where Detectron2's evaluator keeps predictions; None keeps none.
+
+    Returns:
+        Evaluators whose results have different keys, for ``DatasetEvaluators``.
+    """
+    folder = None if output_dir is None else str(output_dir)
+    evaluators: list[DatasetEvaluator] = [
+        SemSegEvaluator(dataset_name, output_dir=folder, sem_seg_loading_fn=load_label_image)
+    ]
+    if MetadataCatalog.get(dataset_name).get("evaluator_type") == "cityscapes_sem_seg":
+        evaluators.append(OfficialCityscapesEvaluator(dataset_name))
+    return evaluators
+
+
+class OfficialCityscapesEvaluator(CityscapesSemSegEvaluator):
+    """The official script on today's numpy, with the IoU of every class and its own key.
+
+    It scores every ground truth of the split (``<gt_dir>/<city>/*_gtFine_labelIds.png``), so every
+    image of the split must have been processed.
+    """
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Score the predictions of all processes.
+
+        Returns:
+            ``{"cityscapes_sem_seg": percentages}`` in the main process, None in the others:
+            IoU (the published mIoU), IoU_in_truth (over classes that occur in the ground truth),
+            iIoU, IoU_sup, iIoU_sup, and IoU-<class>, nan for a class that never occurs.
+
+        Raises:
+            ValueError: no ground truth, or what made the script give up, such as a ground truth
+                without a prediction.
+        """
+        comm.synchronize()
+        if comm.get_rank() > 0:
+            return None
+        gt_dir = PathManager.get_local_path(self._metadata.gt_dir)
+        truths = sorted(glob.glob(os.path.join(gt_dir, "*", "*_gtFine_labelIds.png")))
+        if not truths:
+            raise ValueError(f"no ground truth <city>/*_gtFine_labelIds.png under {gt_dir}")
+        logging.getLogger(__name__).info(f"official Cityscapes script: {len(truths)} images")
+        script = import_module(CITYSCAPES_EVALUATION_MODULES[0])
+        with (
+            self._working_dir,  # removes the predictions, also after an error
+            cityscapes_numpy_proxy(),
+            _script_arguments(script, self._temp_dir),
+        ):
+            predictions = [script.getPrediction(script.args, truth) for truth in truths]
+            scores = script.evaluateImgLists(predictions, truths, script.args)
+        return {OFFICIAL_KEY: official_percentages(scores)}
+
+
+@contextmanager
+def _script_arguments(script: ModuleType, predictions: str) -> Iterator[None]:
+    """Point the script's module-wide arguments at a folder, and turn its exit into an error."""
+    wanted = {
+        "predictionPath": os.path.abspath(predictions),
+        "predictionWalk": None,
+        "JSONOutput": False,
+        "colorized": False,
+        "quiet": True,
+    }
+    before = dict(vars(script.args))
+    vars(script.args).update(wanted)
+    print_error = script.printError
+
+    def give_up(message: str) -> None:
+        raise ValueError(f"the official Cityscapes script gave up: {message}")
+
+    script.printError = give_up  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        script.printError = print_error  # type: ignore[attr-defined]
+        vars(script.args).clear()
+        vars(script.args).update(before)
+
+
+def official_percentages(scores: dict[str, Any]) -> dict[str, float]:
+    """The official script's result dictionary as flat percentages."""
+    averages = {
+        "IoU": "averageScoreClasses",
+        "iIoU": "averageScoreInstClasses",
+        "IoU_sup": "averageScoreCategories",
+        "iIoU_sup": "averageScoreInstCategories",
+    }
+    percentages = {name: 100.0 * float(scores[key]) for name, key in averages.items()}
+    truth_pixels = np.array(scores["confMatrix"], dtype=np.int64).sum(axis=1)
+    label_ids = scores["labels"]
+    scored = [name for name in scores["classScores"] if not _ignored(name)]
+    classes = {name: 100.0 * float(scores["classScores"][name]) for name in scored}
+    in_truth = [classes[name] for name in scored if truth_pixels[label_ids[name]] > 0]
+    percentages["IoU_in_truth"] = float(np.mean(in_truth)) if in_truth else float("nan")
+    return percentages | {f"IoU-{name}": iou for name, iou in classes.items()}
+
+
+def _ignored(class_name: str) -> bool:
+    """Whether Cityscapes leaves a class out of its scores (all but 19 of its labels)."""
+    labels = import_module("cityscapesscripts.helpers.labels")
+    return bool(labels.name2label[class_name].ignoreInEval)

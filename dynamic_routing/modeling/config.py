@@ -1,0 +1,171 @@
+"""Every config key that this project adds to Detectron2's, with its unit and source.
+
+``DR20`` is Li et al. 2020 (Dynamic Routing), ``DivDR`` Csaba et al. 2022, ``released`` the public
+code of DR20.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+
+from dynamic_routing.routing import PUBLISHED_CELL
+
+
+class ConfigError(ValueError):
+    """A config that a user has to mend; its message is one line."""
+
+
+def add_dynamic_routing_config(cfg: CfgNode) -> None:
+    """Add this project's keys with the published defaults, in place."""
+    _add_model_keys(cfg)
+    _add_solver_keys(cfg)
+    _add_data_keys(cfg)
+
+
+def _add_model_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.DYNAMIC_ROUTING = CfgNode()
+    node = cfg.MODEL.DYNAMIC_ROUTING
+
+    node.SPACE = CfgNode()
+    # Layers of cells after the initial one. DR20: 16 or 33 for segmentation; DivDR: 17, detection.
+    node.SPACE.NUM_LAYERS = 16
+    # Scales of an inner layer; 4 is strides 4 to 32 (DR20, Sec. 3.1). A sub-graph delivers at
+    # least as many, so that heads keep their shape.
+    node.SPACE.NUM_SCALES = 4
+    # Scales of the last layer; 0: as the inner layers, 5: P2..P6 for detection (DivDR).
+    node.SPACE.NUM_OUTPUT_SCALES = 0
+    # A static sub-graph instead of the grid: fcn_32s, deeplab_v3, unet, hrnet_v2, auto_deeplab
+    # (DR20, Table 1), or the path of a JSON file with [layer, scale, kind] triples.
+    node.SPACE.SUBGRAPH = ""
+    # The same, written out here; tools/extract_subnetwork.py fills it.
+    node.SPACE.EDGES = []
+
+    # Channels at stride 4; they double with the stride. An even number. DR20: 64.
+    node.WIDTH = 64
+    # Padding of the stem's first convolution in pixels, 0 (released) or 1.
+    node.STEM_PADDING = 0
+    # Operations of a cell, summed (DR20, Eq. 1 and Table 2).
+    node.OPERATIONS = list(PUBLISHED_CELL)
+    # Norm of backbone and gates: BN, SyncBN, naiveSyncBN, GN or FrozenBN. DR20: SyncBN.
+    node.NORM = "SyncBN"
+    # Scheduled drop path: probability at the last layer and iteration (released: 0.3 with the
+    # long schedule, else 0).
+    node.DROP_PATH = 0.0
+
+    node.GATE = CfgNode()
+    # max_tanh, sigmoid, softmax, or fixed for no gate at all (DR20, Table 3).
+    node.GATE.ACTIVATION = "max_tanh"
+    # Where the gate's bias starts; 1.5 gives an activation of 0.905 (DR20, Sec. 3.3).
+    node.GATE.BIAS_INIT = 1.5
+    # Whether gates see their input at a quarter of the size (released: budgets A, B, C).
+    node.GATE.SMALL = False
+
+    node.BUDGET = CfgNode()
+    # Weight lambda of the budget loss; 0 switches it off (DR20, Table 4: A 0.8, B 0.5, C 0.5).
+    node.BUDGET.LAMBDA = 0.0
+    # Wished share mu of the full expected cost, in [0, 1] (DR20, Table 4: A 0.1, B 0.1, C 0.2).
+    node.BUDGET.MU = 0.0
+    # The loss is off before this share of the iterations ... (released)
+    node.BUDGET.START = 0.4
+    # ... and grows to its weight over this share of them (released).
+    node.BUDGET.RAMP = 0.02
+
+    # What a node does for an image that no open edge brings to it: absent (ours) or released
+    # (the published code, for its weights). See README, "Deviations".
+    node.UNREACHED = "absent"
+    # Put PSPNet's pooling on the coarsest feature of the decoder head (DR20, Layer33-PSP).
+    node.PYRAMID_POOLING = False
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    # Exponent of the polynomial decay, LR_SCHEDULER_NAME "WarmupPolyLR" (DR20: 0.9).
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    # Learning-rate factor of everything inside a gate (released: 2.5).
+    cfg.SOLVER.GATE_LR_FACTOR = 2.5
+    # Batch size for which BASE_LR is meant, in images; the learning rate is scaled by
+    # IMS_PER_BATCH / this (linear rule). 0: take BASE_LR as it is.
+    cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+
+
+def _add_data_keys(cfg: CfgNode) -> None:
+    # Data sets of your own: a list of {name, type: sem_seg | coco, ...}, see README, "Own data".
+    cfg.DATASETS.CUSTOM = []
+    # Range of the random scaling of training images relative to their own size (DR20: 0.5 to 2).
+    cfg.INPUT.SCALE_RANGE = [0.5, 2.0]
+    # Training crop (height, width) in pixels for segmentation (DR20: 768 x 768).
+    cfg.INPUT.SEM_SEG_CROP = [768, 768]
+    # Views of test-time augmentation for segmentation, relative to the image; TEST.AUG.FLIP adds
+    # their mirror images.
+    cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    # Metric, as group/name, that selects model_best.pth; empty: no best checkpoint.
+    cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
+
+
+def get_config(config_file: str | Path | None = None, overrides: Sequence[str] = ()) -> CfgNode:
+    """Detectron2's defaults, our keys, one YAML file and command-line overrides, not frozen.
+
+    YAML is read without Python tags, so a config from a stranger cannot run code.
+
+    Args:
+        config_file: a YAML file, or None for the defaults.
+        overrides: alternating keys and values, as behind ``train_net.py``.
+
+    Raises:
+        ConfigError: no such file, unreadable YAML, an unknown key (with the nearest known one),
+            or a value of the wrong type.
+    """
+    cfg = get_cfg()
+    add_dynamic_routing_config(cfg)
+    if config_file:
+        if not Path(config_file).is_file():
+            raise ConfigError(f"config file {config_file} does not exist")
+        _explained(cfg, lambda: cfg.merge_from_file(str(config_file), allow_unsafe=False))
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides are pairs of KEY VALUE, got {' '.join(overrides)}")
+    _explained(cfg, lambda: cfg.merge_from_list(list(overrides)))
+    resolve_device(cfg)
+    return cfg
+
+
+def _explained(cfg: CfgNode, merge: Any) -> None:
+    """Run a merge and turn what yacs and PyYAML raise into one line."""
+    try:
+        merge()
+    except Exception as error:  # yacs, YAML and file errors; each names its own cause
+        text = " ".join(str(error).strip("'\"").split())
+        unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
+        if unknown:
+            key = unknown.group(1)
+            hint = did_you_mean(key, known_keys(cfg))
+            raise ConfigError(f"unknown config key {key}{hint}") from None
+        raise ConfigError(f"config cannot be read: {text or type(error).__name__}") from None
+
+
+def known_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """Every dotted key of a config."""
+    keys = []
+    for name, value in cfg.items():
+        keys.append(prefix + name)
+        if isinstance(value, CfgNode):
+            keys += known_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """`` (did you mean X?)``, or nothing when no known word is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def resolve_device(cfg: CfgNode) -> None:
+    """Replace ``MODEL.DEVICE: auto`` by cuda where there is one, else cpu."""
+    if cfg.MODEL.DEVICE == "auto":
+        import torch
+
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,149 @@
+"""Every YAML in configs/ is read, complete, short, and builds the model that it promises."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import yaml
+from detectron2.modeling import build_model
+
+from dynamic_routing.modeling import get_config
+from dynamic_routing.modeling.cost import model_cost
+from dynamic_routing.routing import RoutingNetwork, RoutingSpace
+from tests.modeling.builders import CONFIGS, weightless, yaml_files
+
+MAX_LEAF_LINES = 25
+ROOT = CONFIGS / "Base-DynamicRouting.yaml"
+LEAVES = yaml_files(leaves=True)
+
+
+def name_of(file):
+    return str(file.relative_to(CONFIGS)).removesuffix(".yaml")
+
+
+def base_of(file):
+    base = yaml.safe_load(file.read_text()).get("_BASE_")
+    return None if base is None else (file.parent / base).resolve()
+
+
+def bases_of(file):
+    base = base_of(file)
+    return [] if base is None else [base, *bases_of(base)]
+
+
+def build(file, *overrides):
+    """The model of a config, without memory."""
+    cfg = get_config(file, ["MODEL.DEVICE", "meta", *overrides])
+    with weightless():
+        return build_model(cfg)
+
+
+def small_keys(cfg):
+    """What the parts of a config's model are made of."""
+    node = cfg.MODEL.DYNAMIC_ROUTING
+    return node.SPACE.NUM_LAYERS, node.GATE.ACTIVATION, node.GATE.SMALL, tuple(node.OPERATIONS)
+
+
+def test_there_is_a_config_for_every_published_segmentation_network():
+    assert len(LEAVES) >= 20 and len(set(yaml_files())) > len(LEAVES)
+
+
+@pytest.mark.parametrize("file", LEAVES, ids=name_of)
+def test_leaf_is_short_and_says_what_it_is(file):
+    lines = file.read_text().splitlines()
+    assert len(lines) <= MAX_LEAF_LINES
+    assert lines[0].startswith("# ")
+    assert re.fullmatch(r"[a-z0-9_]+\.yaml", file.name)
+
+
+@pytest.mark.parametrize("file", yaml_files(), ids=name_of)
+def test_file_is_plain_yaml_at_the_end_of_a_chain(file):
+    assert "!!" not in file.read_text()
+    assert file == ROOT or bases_of(file)[-1] == ROOT
+
+
+@pytest.mark.parametrize("file", yaml_files(), ids=name_of)
+def test_file_holds_no_unknown_key(file):
+    get_config(file)  # which refuses them
+
+
+@pytest.mark.parametrize("file", LEAVES, ids=name_of)
+def test_leaf_builds_its_model(file):
+    cfg = get_config(file)
+    layers, activation, small, operations = small_keys(cfg)
+    # Three layers of width 4 hold every kind of module; the full size is built below.
+    model = build(
+        file,
+        *("MODEL.DYNAMIC_ROUTING.WIDTH", "4"),
+        *("MODEL.DYNAMIC_ROUTING.SPACE.NUM_LAYERS", "3"),
+    )
+    network = model.backbone.network
+    assert isinstance(network, RoutingNetwork)
+    assert layers in (8, 16, 33)
+    assert network.can_close == (activation != "fixed")
+    assert len(network.cells["1_1"].operations) == len(operations)
+    assert {getattr(cell.gate, "small", small) for cell in network.cells.values()} == {small}
+    head = model.sem_seg_head
+    assert head.decoder.predictor.out_channels == {"C": 19, "V": 21, "q": 19}[name_of(file)[0]]
+    assert (head.decoder.context is not None) == ("psp" in file.name)
+    assert len(model.routing_losses) == (cfg.MODEL.DYNAMIC_ROUTING.BUDGET.LAMBDA > 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", LEAVES, ids=name_of)
+def test_leaf_builds_at_full_size(file):
+    cfg = get_config(file)
+    model = build(file)
+    node = cfg.MODEL.DYNAMIC_ROUTING.SPACE
+    assert model.backbone.network.space == RoutingSpace.grid(node.NUM_LAYERS)
+    assert model_cost(model, convention="macs").open_cost(512, 1024) > 0
+
+
+SIXTEEN = "Cityscapes-SemanticSegmentation/"
+SIZES = {
+    "dr_raw_l16_186k": 17.785,
+    "dr_c_l16_186k": 17.785,
+    "fix_l16_186k": 15.262,
+    "dr_raw_l33_186k": 38.872,
+    "dr_raw_l16_sepconv1_186k": 12.645,
+    "dr_raw_l16_sepconv3_186k": 22.925,
+    "dr_raw_l16_mbconv_186k": 48.147,
+}
+
+
+@pytest.mark.parametrize(("name", "millions"), SIZES.items(), ids=list(SIZES))
+def test_model_has_the_published_number_of_parameters(name, millions):
+    model = build(CONFIGS / SIXTEEN / f"{name}.yaml")
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "mu", "small"),
+    [("dr_a", 0.8, 0.1, True), ("dr_b", 0.5, 0.1, True), ("dr_c", 0.5, 0.2, True)],
+)
+def test_budgets_are_those_of_table_4(name, weight, mu, small):
+    cfg = get_config(CONFIGS / SIXTEEN / f"{name}_l16_186k.yaml")
+    node = cfg.MODEL.DYNAMIC_ROUTING
+    assert (node.BUDGET.LAMBDA, node.BUDGET.MU, node.GATE.SMALL) == (weight, mu, small)
+    assert (node.BUDGET.START, node.BUDGET.RAMP) == (0.4, 0.02)
+
+
+def test_recipe_is_the_published_one():
+    solver = get_config(CONFIGS / SIXTEEN / "dr_raw_l16_186k.yaml").SOLVER
+    assert (solver.BASE_LR, solver.IMS_PER_BATCH, solver.MAX_ITER) == (0.05, 8, 186000)
+    assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.POLY_LR_POWER) == (0.9, 1e-4, 0.9)
+    assert (solver.WARMUP_ITERS, solver.GATE_LR_FACTOR) == (0, 2.5)
+
+
+def test_head_of_every_data_set_fits_its_features():
+    model = build(CONFIGS / "VOC-SemanticSegmentation" / "dr_raw_l16_imagenet_60k.yaml")
+    images = torch.empty(1, 3, 512, 512, device="meta")
+    features = model.backbone.train()(images)
+    assert {k: tuple(v.shape[1:]) for k, v in features.items()} == {
+        "p2": (64, 128, 128),
+        "p3": (128, 64, 64),
+        "p4": (256, 32, 32),
+        "p5": (512, 16, 16),
+    }

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Train or evaluate a dynamic-routing network with Detectron2's usual flags.
+
+Examples:
+    python train_net.py --config-file configs/Cityscapes-SemanticSegmentation/dr_raw_l16.yaml
+    python train_net.py --config-file F --resume
+    python train_net.py --config-file F --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+
+from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer, atomic_file
+from dynamic_routing.engine.loaders import prepare_datasets
+from dynamic_routing.engine.solver import scale_learning_rate
+from dynamic_routing.engine.trainer import Trainer, evaluate_checkpoint
+from dynamic_routing.modeling import get_config
+
+logger = logging.getLogger("dynamic_routing.train_net")
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read and check the config, prepare the output folder and the log.
+
+    Raises:
+        ValueError: anything that the user has to mend, in one line.
+    """
+    cfg = get_config(args.config_file, args.opts)
+    check_devices(args, cfg)
+    prepare_datasets(cfg)
+    if args.eval_only and args.resume:
+        cfg.MODEL.WEIGHTS = RoutingCheckpointer(
+            torch.nn.Module(), cfg.OUTPUT_DIR
+        ).get_checkpoint_file()
+    default_setup_once(cfg, args)
+    scale_learning_rate(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def default_setup_once(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Detectron2's set-up, which also configures our own loggers."""
+    from detectron2.utils.logger import setup_logger
+
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="dynamic_routing")
+
+
+def check_devices(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Refuse more GPUs than there are.
+
+    Raises:
+        ValueError: ``--num-gpus`` or ``MODEL.DEVICE`` asks for what this machine lacks.
+    """
+    available = torch.cuda.device_count()
+    if args.num_gpus > max(available, 1):
+        raise ValueError(f"--num-gpus {args.num_gpus}: this machine has {available}")
+    if cfg.MODEL.DEVICE.startswith("cuda") and not available:
+        raise ValueError(f"MODEL.DEVICE {cfg.MODEL.DEVICE}: no GPU here; use auto or cpu")
+
+
+def run(args: argparse.Namespace) -> None:
+    """One process of the job."""
+    cfg = setup(args)
+    if args.eval_only:
+        results = evaluate_checkpoint(cfg)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        results = trainer.train() or getattr(trainer, "_last_eval_results", None)
+    if comm.is_main_process() and results:
+        with atomic_file(Path(cfg.OUTPUT_DIR) / "results.json") as file:
+            file.write(json.dumps(results, indent=1, default=float).encode("utf-8"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and start one process a GPU."""
+    parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")
+    args = parser.parse_args(argv)
+    try:
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except (ValueError, CheckpointError) as error:
+        if logging.getLogger("dynamic_routing").isEnabledFor(logging.DEBUG):
+            raise
+        print(f"train_net.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train_net.py: interrupted; continue with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
