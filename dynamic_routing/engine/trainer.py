@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
+from dynamic_routing.engine.budget_hook import build_budget_hook
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.hooks import BestCheckpoint, TrainingProgress
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader
@@ -80,6 +81,10 @@ class Trainer(DefaultTrainer):
         """Detectron2's hooks, the training progress and the best checkpoint."""
         found = [hook for hook in super().build_hooks() if hook is not None]
         found.insert(0, TrainingProgress(self.model))
+        bare: nn.Module = getattr(self.model, "module", self.model)
+        target = build_budget_hook(self.cfg, bare)
+        if target is not None:
+            found.insert(1, target)
         best = self.cfg.TEST.BEST_METRIC
         if best and self.cfg.DATASETS.TEST and comm.is_main_process():
             # Behind the evaluation, before the writers.

@@ -75,6 +75,17 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.BUDGET.START = 0.4
     # ... and grows to its weight over this share of them (released).
     node.BUDGET.RAMP = 0.02
+    # Wished executed cost in GMACs (10^9 multiply-adds) of the whole network, averaged over
+    # images; replaces LAMBDA and MU. 0: no target. See README, "A target in GMACs".
+    node.BUDGET.TARGET_GMACS = 0.0
+    # Image size (height, width) in pixels at which the target is meant.
+    node.BUDGET.TARGET_SIZE = [1024, 2048]
+    # Share of the iterations at which the cost should have reached the target.
+    node.BUDGET.ARRIVE = 0.7
+    # Iterations between two looks at the executed cost ...
+    node.BUDGET.PROBE_PERIOD = 20
+    # ... and training images that each look takes.
+    node.BUDGET.PROBE_IMAGES = 8
 
     # What a node does for an image that no open edge brings to it: absent (ours) or released
     # (the published code, for its weights). See README, "Deviations".

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from dynamic_routing.routing import RoutingNetwork
-from dynamic_routing.routing.budget import BudgetLoss, BudgetSchedule
+from dynamic_routing.routing.budget import BudgetLoss, BudgetSchedule, TargetBudgetLoss
 from dynamic_routing.routing.cost import CostModel
 
 
@@ -14,6 +14,13 @@ def build_routing_losses(cfg: CfgNode, network: RoutingNetwork) -> list[nn.Modul
     """Every loss on routes with a weight above 0."""
     budget = cfg.MODEL.DYNAMIC_ROUTING.BUDGET
     losses: list[nn.Module] = []
+    if budget.TARGET_GMACS > 0 and budget.LAMBDA > 0:
+        raise ValueError(
+            f"BUDGET.TARGET_GMACS {budget.TARGET_GMACS:g} replaces BUDGET.LAMBDA "
+            f"{budget.LAMBDA:g}: set one of them to 0"
+        )
+    if budget.TARGET_GMACS > 0:
+        losses.append(TargetBudgetLoss(CostModel(network, convention="macs")))
     if budget.LAMBDA > 0:
         losses.append(
             BudgetLoss(

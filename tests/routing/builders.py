@@ -39,7 +39,7 @@ def small_network(
 ) -> RoutingNetwork:
     """A float64 network of width 8 in evaluation mode with every weight and statistic random."""
     network = RoutingNetwork(
-        space or RoutingSpace.grid(5),
+        space or RoutingSpace.grid(4),
         width=8,
         operations=operations,
         gate=gate,

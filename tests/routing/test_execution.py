@@ -148,7 +148,7 @@ def test_sparse_equals_dense_on_detection_spaces(rule, space):
 
 
 @pytest.mark.parametrize("rule", UNREACHED_RULES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_sparse_equals_dense_on_random_subgraphs(rule, seed):
     whole = RoutingSpace.grid(5)
     generator = torch.Generator().manual_seed(seed)

@@ -9,9 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from dynamic_routing.routing import ACTIVATIONS, GateSpec, RoutingNetwork, RoutingSpace
+from dynamic_routing.routing import (
+    ACTIVATIONS,
+    UNREACHED_RULES,
+    GateSpec,
+    RoutingNetwork,
+    RoutingSpace,
+)
 from dynamic_routing.routing.gates import FixedGate, SoftGate, build_gate, shrink
-from tests.routing.builders import random_images, set_gate_bias, small_network
+from tests.routing.builders import assert_same, random_images, set_gate_bias, small_network
 
 ALL = [*ACTIVATIONS, "fixed"]
 
@@ -47,6 +53,34 @@ def test_gates_have_one_value_in_0_1_per_edge(activation):
     assert gate.num_edges == 3
     assert gates.shape == (4, 3) and (gates >= 0).all() and (gates <= 1).all()
     assert isinstance(gate, FixedGate) == (activation == "fixed") == bool((gates == 1).all())
+
+
+@pytest.mark.parametrize("rule", UNREACHED_RULES)
+def test_fixed_gates_may_have_strengths_and_sparse_equals_dense(rule):
+    network = small_network(gate=GateSpec("fixed"), unreached=rule)
+    images = random_images(2)
+    for node in network.space.nodes:
+        gate = network.cell(node).gate
+        strength = torch.rand(gate.num_edges) - 0.4
+        gate.set_strength(strength.clamp(min=0) if node.layer >= 0 else torch.ones(2))
+    output = network(images)
+    assert_same(network.forward_dense(images), output)
+    assert (output.routes.reached & ~output.routes.running).any()
+    loaded = small_network(gate=GateSpec("fixed"), unreached=rule, seed=1)
+    loaded.load_state_dict(network.state_dict())
+    assert_same(loaded(images), output)
+    assert_same(loaded.forward_dense(images), output)
+
+
+def test_fixed_gate_refuses_strengths():
+    gate = FixedGate(2)
+    with pytest.raises(ValueError, match=r"2 gates need as many strengths, got shape \(3,\)"):
+        gate.set_strength(torch.ones(3))
+    for bad in (-0.5, 1.5):
+        with pytest.raises(ValueError, match=rf"must be in \[0, 1\], got \[1.0, {bad}\]"):
+            gate.set_strength(torch.tensor([1.0, bad]))
+    with pytest.raises(ValueError, match="must be in"):
+        gate.load_state_dict({"strength": torch.tensor([0.5, 7.0])})
 
 
 def test_gates_start_nearly_open():

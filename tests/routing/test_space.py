@@ -83,9 +83,10 @@ def test_grid_delivers_as_many_outputs_as_asked(num_layers, num_scales, data):
 @given(random_subspaces())
 def test_edges_survive_a_round_trip(case):
     _, _, space = case
-    again = RoutingSpace.from_edges(space.to_edges())
+    again = RoutingSpace.from_edges(space.to_edges(), num_scales=space.num_scales)
     assert again == space and hash(again) == hash(space)
-    assert RoutingSpace.from_edges([list(e) for e in reversed(space.to_edges())]) == space
+    shuffled = [list(edge) for edge in reversed(space.to_edges())]
+    assert RoutingSpace.from_edges(shuffled).edges == space.edges
     assert pickle.loads(pickle.dumps(space)) == copy.deepcopy(space) == space
 
 
@@ -99,6 +100,15 @@ def test_subspace_keeps_exactly_the_edges_on_a_path_to_an_output(case):
     expected = {e for e in chosen if e.source in forwards and e.target in backwards}
     assert set(space.edges) == expected
     assert whole.subspace(space.edges) == space
+
+
+@given(random_subspaces())
+def test_subspace_delivers_the_scales_of_the_whole_space(case):
+    whole, _, space = case
+    assert space.scales == whole.scales and space.stride == whole.stride
+    own = RoutingSpace.from_edges(space.to_edges())
+    assert own.scales == whole.scales[: len(own.scales)]
+    assert set(own.scales) >= {node.scale for node in space.nodes}
 
 
 @given(random_subspaces())

@@ -1,0 +1,329 @@
+"""train_net.py from the command line: a whole run, resuming, evaluating, and every user error."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dynamic_routing.data.cityscapes import generate_cityscapes
+from dynamic_routing.data.voc import generate_voc
+from dynamic_routing.evaluation.gates_file import load_gates
+from tests.modeling.builders import CONFIGS, QUICK, REPOSITORY
+
+ITERATIONS, PERIOD = 6, 3
+SMALL = (
+    "MODEL.DEVICE cpu MODEL.DYNAMIC_ROUTING.SPACE.NUM_LAYERS 4 MODEL.DYNAMIC_ROUTING.WIDTH 4 "
+    f"SOLVER.MAX_ITER {ITERATIONS} SOLVER.IMS_PER_BATCH 2 SOLVER.BASE_LR 0.05 "
+    f"SOLVER.REFERENCE_IMS_PER_BATCH 4 TEST.EVAL_PERIOD {PERIOD} "
+    "SOLVER.CHECKPOINT_PERIOD 5000 DATALOADER.NUM_WORKERS 0 INPUT.MIN_SIZE_TEST 64 "
+    "INPUT.MAX_SIZE_TEST 128 MODEL.DYNAMIC_ROUTING.BUDGET.LAMBDA 0.5"
+).split()
+CROP = ("INPUT.SEM_SEG_CROP", "[64,128]")
+
+spec = importlib.util.spec_from_file_location("train_net", REPOSITORY / "train_net.py")
+train_net = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(train_net)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Small Cityscapes and VOC trees."""
+    root = tmp_path_factory.mktemp("datasets")
+    generate_cityscapes(root, counts={"train": 3, "val": 3}, size=(64, 128), seed=1)
+    generate_voc(root, counts={"train": 2, "val": 2}, size=(64, 96), seed=1)
+    return root
+
+
+def call(root, *arguments):
+    """Run train_net.main in this process; the state of the process is put back."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    data = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
+    names = ("", "detectron2", "fvcore", "dynamic_routing")
+    logs = {n: (list(logging.getLogger(n).handlers), logging.getLogger(n).level) for n in names}
+    propagate = {n: logging.getLogger(n).propagate for n in names}
+    generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    environment = os.environ.get("DETECTRON2_DATASETS")
+    os.environ["DETECTRON2_DATASETS"] = str(root)
+    try:
+        return train_net.main([str(a) for a in arguments])
+    finally:
+        os.environ.pop("DETECTRON2_DATASETS")
+        if environment is not None:
+            os.environ["DETECTRON2_DATASETS"] = environment
+        DatasetCatalog.data, MetadataCatalog.data = data
+        for name in names:
+            logger = logging.getLogger(name)
+            logger.handlers, level = logs[name]
+            logger.setLevel(level)
+            logger.propagate = propagate[name]
+        random.setstate(generators[0])
+        np.random.set_state(generators[1])
+        torch.set_rng_state(generators[2])
+
+
+def arguments(output, *flags, overrides=()):
+    """The command line of a small run into ``output``."""
+    return ["--config-file", QUICK, *flags, *SMALL, *CROP, "OUTPUT_DIR", output, *overrides]
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run: its folder and what it wrote."""
+    folder = tmp_path_factory.mktemp("run")
+    assert call(data, *arguments(folder, "--resume")) == 0
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return SimpleNamespace(
+        folder=folder,
+        log=(folder / "log.txt").read_text(),
+        metrics=[json.loads(line) for line in lines],
+        results=json.loads((folder / "results.json").read_text()),
+    )
+
+
+def test_run_writes_everything_and_leaves_no_temporary_file(run):
+    names = {p.name for p in run.folder.iterdir()}
+    expected = "model_final.pth model_best.pth last_checkpoint metrics.json results.json config.yaml"
+    assert names >= {*expected.split(), "log.txt", "inference"}
+    assert not [p for p in run.folder.rglob("*") if p.name.endswith(".tmp")]
+    assert (run.folder / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_resume_with_nothing_to_resume_says_so_and_starts(run):
+    assert f"nothing to resume in {run.folder} (no last_checkpoint): starting at" in run.log
+    assert "Starting training from iteration 0" in run.log
+
+
+def test_learning_rate_is_scaled_and_logged(run):
+    assert "learning rate scaled from 0.05 to 0.025" in run.log
+
+
+def test_both_evaluators_agree_at_every_evaluation(run):
+    evaluated = [m for m in run.metrics if "sem_seg/mIoU" in m]
+    assert [m["iteration"] for m in evaluated] == [PERIOD - 1, ITERATIONS - 1]
+    for metrics in evaluated:
+        ours, official = metrics["sem_seg/mIoU"], metrics["cityscapes_sem_seg/IoU_in_truth"]
+        assert math.isfinite(ours) and ours == pytest.approx(official, abs=1e-6)
+
+
+def test_metrics_hold_losses_and_routes(run):
+    last = run.metrics[-1]
+    assert math.isfinite(last["total_loss"]) and "loss_budget" in last and "grad_norm" in last
+    assert 0 < last["routing/gmacs_avg"] < 1 and last["routing/images"] == 3
+    assert any("routing/executed_gmacs" in m for m in run.metrics)
+
+
+def test_results_are_those_of_the_last_evaluation(run):
+    assert run.results["sem_seg"]["mIoU"] == pytest.approx(run.metrics[-1]["sem_seg/mIoU"])
+    assert {"sem_seg", "cityscapes_sem_seg", "routing"} <= set(run.results)
+
+
+def test_gates_of_every_image_are_stored(run):
+    (file,) = (run.folder / "inference").glob("gates_*.npz")
+    stored = load_gates(file)
+    assert stored.gates.shape == (3, len(stored.space.edges)) and len(set(stored.image_ids)) == 3
+    assert stored.space.num_layers == 4 and set(stored.costs) == {"gmacs", "paper_gflops"}
+    average = sum(stored.costs["gmacs"]) / 3
+    assert run.results["routing"]["gmacs_avg"] == pytest.approx(average)
+
+
+def test_checkpoints_are_plain_and_remember_the_best_value(run):
+    final = torch.load(run.folder / "model_final.pth", weights_only=True)
+    best = torch.load(run.folder / "model_best.pth", weights_only=True)
+    values = [m["sem_seg/mIoU"] for m in run.metrics if "sem_seg/mIoU" in m]
+    assert final["iteration"] == ITERATIONS - 1
+    assert best["metric"] == pytest.approx(max(values))
+    assert f"'best': {best['metric']}" in str(final["trainer"]["hooks"])
+
+
+def test_resuming_a_finished_run_ends_cleanly(run, data):
+    before = (run.folder / "model_final.pth").read_bytes()
+    results = (run.folder / "results.json").read_bytes()
+    assert call(data, *arguments(run.folder, "--resume")) == 0
+    assert "is already complete" in (run.folder / "log.txt").read_text()
+    assert (run.folder / "model_final.pth").read_bytes() == before
+    assert (run.folder / "results.json").read_bytes() == results
+
+
+def test_eval_only_reproduces_the_result(run, data, tmp_path):
+    weights = ("MODEL.WEIGHTS", run.folder / "model_final.pth")
+    assert call(data, *arguments(tmp_path, "--eval-only", overrides=weights)) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["sem_seg"]["mIoU"] == run.results["sem_seg"]["mIoU"]
+    assert results["routing"]["gmacs_avg"] == run.results["routing"]["gmacs_avg"]
+
+
+def test_eval_only_with_test_time_augmentation(run, data, tmp_path):
+    def evaluate(scales, flip):
+        folder = tmp_path / f"{scales}{flip}"
+        views = ("TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", scales, "TEST.AUG.FLIP", flip)
+        weights = ("MODEL.WEIGHTS", run.folder / "model_final.pth", *views)
+        assert call(data, *arguments(folder, "--eval-only", overrides=weights)) == 0
+        return json.loads((folder / "results.json").read_text())
+
+    assert evaluate("[1.0]", "False")["sem_seg"] == run.results["sem_seg"]
+    several = evaluate("[0.5,1.0]", "True")
+    assert math.isfinite(several["sem_seg"]["mIoU"])
+    gmacs = run.results["routing"]["gmacs_avg"]
+    assert several["routing"]["gmacs_avg"] == pytest.approx(gmacs, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_run_continues_where_it_was_stopped(data, tmp_path):
+    """Stopped after 3 of 6 iterations: counted on, evaluated, best value kept."""
+    half = ("SOLVER.MAX_ITER", PERIOD)
+    assert call(data, *arguments(tmp_path, overrides=half)) == 0
+    assert call(data, *arguments(tmp_path, "--resume")) == 0
+    log = (tmp_path / "log.txt").read_text()
+    assert f"Starting training from iteration {PERIOD}" in log
+    lines = [json.loads(x) for x in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [m["iteration"] for m in lines if "sem_seg/mIoU" in m] == [PERIOD - 1, ITERATIONS - 1]
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best["metric"] == pytest.approx(max(m["sem_seg/mIoU"] for m in lines))
+
+
+@pytest.mark.slow
+def test_voc_and_mixed_precision_train(data, tmp_path):
+    overrides = (
+        *("SOLVER.AMP.ENABLED", "True", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "21"),
+        *("DATASETS.TRAIN", '("voc_2012_sem_seg_train",)'),
+        *("DATASETS.TEST", '("voc_2012_sem_seg_val",)'),
+        *("TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2"),
+    )
+    assert call(data, *arguments(tmp_path, overrides=overrides)) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert math.isfinite(results["sem_seg"]["mIoU"]) and "cityscapes_sem_seg" not in results
+
+
+def one_error(capsys, root, *arguments):
+    """The one line of a user error; exit status 2, no traceback, nothing on stdout."""
+    assert call(root, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    (line,) = [x for x in error.splitlines() if x.startswith("train_net.py: error: ")]
+    return line.removeprefix("train_net.py: error: "), error
+
+
+USER_ERRORS = {
+    "unknown operation": (
+        ("MODEL.DYNAMIC_ROUTING.OPERATIONS", "['conv_33']"),
+        "cell operation 'conv_33' is unknown; allowed: sep_conv_3x3,",
+    ),
+    "unknown activation": (
+        ("MODEL.DYNAMIC_ROUTING.GATE.ACTIVATION", "relu"),
+        "gate activation 'relu' is unknown; allowed: max_tanh,",
+    ),
+    "unknown rule": (("MODEL.DYNAMIC_ROUTING.UNREACHED", "zero"), "'zero' is unknown; allowed:"),
+    "odd width": (("MODEL.DYNAMIC_ROUTING.WIDTH", "7"), "even number of channels, got 7"),
+    "misspelt key": (("SOLVER.MAX_ITR", "3"), "SOLVER.MAX_ITR (did you mean SOLVER.MAX_ITER?)"),
+    "wrong type": (("SOLVER.MAX_ITER", "many"), "SOLVER.MAX_ITER"),
+    "odd number of overrides": (("SEED",), "pairs of KEY VALUE"),
+    "missing weights": (("MODEL.WEIGHTS", "/none/model.pth"), "/none/model.pth does not exist"),
+    "unknown data set": (("DATASETS.TRAIN", '("nothing_train",)'), "data sets cannot be read"),
+    "missing feature": (
+        ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2','p9']"),
+        "IN_FEATURES asks for p9, but the backbone delivers p2, p3, p4, p5",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"), USER_ERRORS.values(), ids=[k.replace(" ", "-") for k in USER_ERRORS]
+)
+def test_user_error_is_one_line_and_status_2(capsys, data, tmp_path, overrides, expected):
+    line, _ = one_error(capsys, data, *arguments(tmp_path, overrides=overrides))
+    assert expected in line
+
+
+def test_missing_data_set_names_the_variable_and_the_tree(capsys, tmp_path):
+    line, error = one_error(capsys, tmp_path / "nowhere", *arguments(tmp_path / "out"))
+    assert f"DETECTRON2_DATASETS is '{tmp_path / 'nowhere'}'" in line
+    assert str(tmp_path / "nowhere" / "cityscapes" / "leftImg8bit" / "train") in error
+    assert not (tmp_path / "out" / "model_final.pth").exists()
+
+
+def test_too_many_gpus_are_refused(capsys, data, tmp_path):
+    # On a single-GPU machine without launch's own fork, 99 is still too many.
+    line, _ = one_error(capsys, data, *arguments(tmp_path, "--num-gpus", "99"))
+    assert "--num-gpus 99" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+def test_missing_gpu_is_one_line(capsys, data, tmp_path):
+    device = ("MODEL.DEVICE", "cuda")
+    line, _ = one_error(capsys, data, *arguments(tmp_path, overrides=device))
+    assert line == "MODEL.DEVICE cuda: no GPU here; use auto or cpu"
+
+
+def test_eval_only_without_weights_says_what_to_add(capsys, data, tmp_path):
+    line, _ = one_error(capsys, data, *arguments(tmp_path, "--eval-only"))
+    assert line.startswith("--eval-only needs weights: add MODEL.WEIGHTS")
+
+
+def test_missing_config_file_is_one_line(capsys, data):
+    line, _ = one_error(capsys, data, "--config-file", "none.yaml")
+    assert line == "config file none.yaml does not exist"
+
+
+def test_checkpoint_of_another_network_is_one_line(capsys, run, data, tmp_path):
+    other = ("MODEL.WEIGHTS", run.folder / "model_final.pth", "MODEL.DYNAMIC_ROUTING.WIDTH", "8")
+    line, _ = one_error(capsys, data, *arguments(tmp_path, "--eval-only", overrides=other))
+    assert "another network than the config describes" in line and "for (8, " in line
+
+
+def subprocess_of(root, *arguments):
+    return subprocess.run(
+        [sys.executable, "train_net.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_program_trains_from_a_shell(run, data, tmp_path):
+    """The same run in a fresh process gives the same result."""
+    done = subprocess_of(data, *arguments(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results) == set(run.results)
+    assert math.isfinite(results["sem_seg"]["mIoU"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "overrides", "expected"),
+    [
+        ((), ("SOLVER.MAX_ITR", "3"), "did you mean SOLVER.MAX_ITER?"),
+        (("--num-gpus", "99"), (), "--num-gpus 99"),
+        (("--eval-only",), (), "--eval-only needs weights"),
+        ((), ("MODEL.WEIGHTS", "/none.pth"), "/none.pth does not exist"),
+    ],
+    ids=["key", "gpus", "eval", "weights"],
+)
+def test_program_reports_a_user_error_to_a_shell(data, tmp_path, flags, overrides, expected):
+    done = subprocess_of(data, *arguments(tmp_path, *flags, overrides=overrides))
+    assert done.returncode == 2 and "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.count("train_net.py: error: ") == 1 and expected in done.stderr
+
+
+@pytest.mark.slow
+def test_published_config_refuses_to_start_without_its_weights(data, tmp_path):
+    file = CONFIGS / "Cityscapes-SemanticSegmentation" / "dr_raw_l16_imagenet_186k.yaml"
+    done = subprocess_of(data, "--config-file", file, "OUTPUT_DIR", tmp_path)
+    assert done.returncode == 2
+    assert Path("output/imagenet/dr_raw_l16/model_final.pth").name in done.stderr
