@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -20,13 +21,17 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 
-from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer, atomic_file
+from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.loaders import prepare_datasets
 from dynamic_routing.engine.solver import scale_learning_rate
 from dynamic_routing.engine.trainer import Trainer, evaluate_checkpoint
+from dynamic_routing.files import write_atomically
 from dynamic_routing.modeling import get_config
 
 logger = logging.getLogger("dynamic_routing.train_net")
+
+DEBUG_VARIABLE = "DYNAMIC_ROUTING_DEBUG"
+"""Environment variable: if set, user errors come with their traceback."""
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -36,7 +41,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: anything that the user has to mend, in one line.
     """
     cfg = get_config(args.config_file, args.opts)
-    check_devices(args, cfg)
     prepare_datasets(cfg)
     if args.eval_only and args.resume:
         cfg.MODEL.WEIGHTS = RoutingCheckpointer(
@@ -79,8 +83,8 @@ def run(args: argparse.Namespace) -> None:
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train() or getattr(trainer, "_last_eval_results", None)
     if comm.is_main_process() and results:
-        with atomic_file(Path(cfg.OUTPUT_DIR) / "results.json") as file:
-            file.write(json.dumps(results, indent=1, default=float).encode("utf-8"))
+        content = json.dumps(results, indent=1, default=float)
+        write_atomically(Path(cfg.OUTPUT_DIR) / "results.json", content.encode("utf-8"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.set_defaults(dist_url="auto")
     args = parser.parse_args(argv)
     try:
+        # Before processes are started, whose errors come back as tracebacks.
+        check_devices(args, get_config(args.config_file, args.opts))
         launch(
             run,
             args.num_gpus,
@@ -98,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
             args=(args,),
         )
     except (ValueError, CheckpointError) as error:
-        if logging.getLogger("dynamic_routing").isEnabledFor(logging.DEBUG):
+        if os.environ.get(DEBUG_VARIABLE):
             raise
         print(f"train_net.py: error: {error}", file=sys.stderr)
         return 2

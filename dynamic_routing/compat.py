@@ -23,6 +23,10 @@ CITYSCAPES_EVALUATION_MODULES = (
 """The two scripts that Detectron2's Cityscapes evaluators call."""
 
 
+INDEX_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
+"""Pillow's modes of one channel."""
+
+
 def load_label_image(path: str, dtype: DTypeLike | None = None) -> np.ndarray:
     """Read a label image as a writable array; a ``sem_seg_loading_fn`` for SemSegEvaluator.
 
@@ -38,15 +42,21 @@ def load_label_image(path: str, dtype: DTypeLike | None = None) -> np.ndarray:
         (H, W), one label a pixel.
 
     Raises:
-        ValueError: the image has more than one channel, so it holds colours and not labels.
+        ValueError: a colour image, or a value that the type cannot hold, naming the file.
     """
     with Image.open(path) as image:
-        labels = np.array(image, dtype=dtype)
-    if labels.ndim != 2:
+        if image.mode not in INDEX_MODES:
+            raise ValueError(
+                f"label image {path} must hold one class index a pixel (grey or palette), "
+                f"but its mode is {image.mode}"
+            )
+        labels = np.array(image)
+    result = labels.astype(labels.dtype if dtype is None else dtype)
+    if not np.array_equal(result, labels):
         raise ValueError(
-            f"a label image has one channel, got shape {labels.shape} (mode {image.mode}): {path}"
+            f"label image {path} holds {labels.max()}, which {np.dtype(dtype)} cannot hold"
         )
-    return labels
+    return result
 
 
 class _NumpyProxy:

@@ -41,7 +41,7 @@ def test_sixteen_bit_labels_survive(tmp_path):
 
 def test_colours_are_no_labels(tmp_path):
     Image.new("RGB", (4, 3)).save(tmp_path / "colours.png")
-    with pytest.raises(ValueError, match=r"one channel, got shape \(3, 4, 3\).*colours.png"):
+    with pytest.raises(ValueError, match=r"colours.png must hold one class index"):
         load_label_image(str(tmp_path / "colours.png"))
 
 

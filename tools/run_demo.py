@@ -113,10 +113,10 @@ def write_results(cfg: Any, output: Path, untrained: dict[str, Any], pictures: l
     """metrics.json and report.html."""
     from dynamic_routing.analysis import run_folder
     from dynamic_routing.analysis.curves import read_training_log
-    from dynamic_routing.analysis.files import write_atomically
     from dynamic_routing.analysis.report import ReportData, write_report
     from dynamic_routing.analysis.statistics import route_statistics
     from dynamic_routing.evaluation.gates_file import load_gates
+    from dynamic_routing.files import write_atomically
 
     run = output / "run"
     trained = json.loads((run / "results.json").read_text(encoding="utf-8"))

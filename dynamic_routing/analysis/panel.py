@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dynamic_routing.analysis.drawing import draw_route
-from dynamic_routing.analysis.files import write_atomically
+from dynamic_routing.files import write_atomically
 from dynamic_routing.routing.routes import Routes
 from dynamic_routing.routing.space import RoutingSpace
 

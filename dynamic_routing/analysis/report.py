@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from dynamic_routing.analysis.curves import TrainingLog, training_figure
 from dynamic_routing.analysis.drawing import draw_route
-from dynamic_routing.analysis.files import write_atomically
 from dynamic_routing.analysis.page import PAGE, STYLE
 from dynamic_routing.analysis.panel import encode_png, route_figure_size
 from dynamic_routing.analysis.statistics import RouteStatistics
+from dynamic_routing.files import write_atomically
 from dynamic_routing.routing.space import Edge
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

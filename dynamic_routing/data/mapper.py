@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
-from detectron2.utils.file_io import PathManager
 from numpy.typing import DTypeLike
-from PIL import Image
 
-_INDEX_MODES = ("L", "P", "1", "I", "I;16", "I;16B")
+from dynamic_routing.compat import load_label_image
 
 
 def load_label_map(path: str, dtype: DTypeLike = np.uint8) -> np.ndarray:
@@ -34,19 +32,7 @@ def load_label_map(path: str, dtype: DTypeLike = np.uint8) -> np.ndarray:
     Raises:
         ValueError: for a colour image, or a value that the type cannot hold, naming the file.
     """
-    with PathManager.open(str(path), "rb") as handle, Image.open(handle) as picture:
-        if picture.mode not in _INDEX_MODES:
-            raise ValueError(
-                f"label image {path} must hold one class index a pixel (grey or palette), "
-                f"but its mode is {picture.mode}"
-            )
-        labels = np.array(picture)
-    result = labels.astype(dtype)
-    if not np.array_equal(result, labels):
-        raise ValueError(
-            f"label image {path} holds {labels.max()}, which {np.dtype(dtype)} cannot hold"
-        )
-    return result
+    return load_label_image(str(path), dtype)
 
 
 class SemSegDatasetMapper(DatasetMapper):

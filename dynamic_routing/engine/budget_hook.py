@@ -54,13 +54,18 @@ class BudgetTargetHook(HookBase):
             return
         progress = self.trainer.iter / max(self.trainer.max_iter, 1)
         seen = self._probe()
-        pressure = self._controller.update(progress, seen)
+        pressure = self._controller.update(progress, seen, rate=self._learning_rate_share())
         self._loss.pressure.fill_(pressure)
         storage = self.trainer.storage
         storage.put_scalar("routing/probed_gmacs", seen * self._ceiling, smoothing_hint=False)
         storage.put_scalar("routing/budget_pressure", pressure, smoothing_hint=False)
         reference = self._controller.reference(progress) * self._ceiling
         storage.put_scalar("routing/reference_gmacs", reference, smoothing_hint=False)
+
+    def _learning_rate_share(self) -> float:
+        """The learning rate as a share of what the schedule starts from."""
+        group = self.trainer.optimizer.param_groups[0]
+        return group["lr"] / group["initial_lr"]
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's memory and the pressure that is on."""
@@ -69,7 +74,7 @@ class BudgetTargetHook(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._loss.pressure.fill_(state_dict["pressure"])
-        for name in ("first", "accumulated", "last_progress"):
+        for name in ("first", "accumulated", "last_progress", "last_distance"):
             setattr(self._controller, name, state_dict[name])
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+
+from dynamic_routing.files import atomic_file, write_atomically
 
 SHOWN = 10
 """How many tensor names an error lists."""
@@ -48,8 +48,9 @@ class RoutingCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that a resumed run takes."""
-        with atomic_file(Path(self.save_dir) / "last_checkpoint") as file:
-            file.write(last_filename_basename.encode("utf-8"))
+        write_atomically(
+            Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode("utf-8")
+        )
 
     def get_checkpoint_file(self) -> str:
         """The newest checkpoint of this run, or an empty string.
@@ -133,17 +134,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
     return value
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that replaces ``path`` only once it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -81,8 +81,7 @@ class Trainer(DefaultTrainer):
         """Detectron2's hooks, the training progress and the best checkpoint."""
         found = [hook for hook in super().build_hooks() if hook is not None]
         found.insert(0, TrainingProgress(self.model))
-        bare: nn.Module = getattr(self.model, "module", self.model)
-        target = build_budget_hook(self.cfg, bare)
+        target = build_budget_hook(self.cfg, unwrapped(self.model))
         if target is not None:
             found.insert(1, target)
         best = self.cfg.TEST.BEST_METRIC
@@ -126,7 +125,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
         """Evaluate on every data set of DATASETS.TEST; with TEST.AUG.ENABLED on several views."""
-        bare: nn.Module = getattr(model, "module", model)
+        bare = unwrapped(model)
         if evaluators is None:
             names = cfg.DATASETS.TEST
             evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
@@ -135,6 +134,11 @@ class Trainer(DefaultTrainer):
                 bare, scales=cfg.TEST.AUG.SCALES, flip=cfg.TEST.AUG.FLIP
             )
         return super().test(cfg, model, evaluators)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without DistributedDataParallel around it."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def is_routed(cfg: CfgNode) -> bool:

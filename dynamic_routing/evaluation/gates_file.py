@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamic_routing.analysis.files import write_atomically
+from dynamic_routing.files import write_atomically
 from dynamic_routing.routing.routes import Routes, check_unreached_rule
 from dynamic_routing.routing.space import RoutingSpace
 

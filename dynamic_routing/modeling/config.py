@@ -81,9 +81,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Image size (height, width) in pixels at which the target is meant.
     node.BUDGET.TARGET_SIZE = [1024, 2048]
     # Share of the iterations at which the cost should have reached the target.
-    node.BUDGET.ARRIVE = 0.7
+    node.BUDGET.ARRIVE = 0.6
     # Iterations between two looks at the executed cost ...
-    node.BUDGET.PROBE_PERIOD = 20
+    node.BUDGET.PROBE_PERIOD = 10
     # ... and training images that each look takes.
     node.BUDGET.PROBE_IMAGES = 8
 

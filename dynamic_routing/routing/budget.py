@@ -7,7 +7,7 @@ space with every gate open, is computed from the network and the size of the bat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -93,37 +93,54 @@ class BudgetLoss(nn.Module):
 
 
 class TargetBudgetLoss(nn.Module):
-    """pressure * mean over images of (expected cost / C).
+    """pressure * mean over images of a stand-in for the executed share of the full cost.
 
-    Linear, so that its gradient is the pressure itself, whatever the route: a controller raises
-    and lowers the pressure, also below 0, until the executed cost is where it should be.
+    An edge counts with f(alpha) = (1 + t) * alpha / (alpha + t) instead of alpha: 0 where it is
+    closed, 1 where it is fully open, and steep between 0 and t. Pushing alpha itself makes all
+    gates weak before any closes, and then all close at once; f closes the weakest first and
+    leaves strong ones strong, so that the executed cost follows step by step.
 
     Args:
         cost: what a route costs.
+        threshold: t, the strength below which a gate is pushed hard, above 0.
+
+    Raises:
+        ValueError: a threshold that is not positive.
     """
 
     pressure: Tensor
 
-    def __init__(self, cost: CostModel) -> None:
+    def __init__(self, cost: CostModel, *, threshold: float = 0.25) -> None:
         super().__init__()
+        if threshold <= 0:
+            raise ValueError(f"budget threshold must be positive, got {threshold}")
         self.cost = cost
+        self.threshold = threshold
         self.register_buffer("pressure", torch.zeros(()), persistent=False)
 
     def forward(self, routes: Routes, image_ids: Sequence[str] = ()) -> dict[str, Tensor]:
         """The loss for the routes of one batch: ``{"loss_budget": scalar}``."""
-        share = self.cost.expected(routes) / self.cost.full_expected(*routes.image_size)
+        gates, threshold = routes.gates, self.threshold
+        saturated = replace(routes, gates=(1 + threshold) * gates / (gates + threshold))
+        full = self.cost.full_expected(*routes.image_size)
+        share = self.cost.expected(saturated) / full
         return {"loss_budget": self.pressure * share.mean().float()}
+
+
+INTEGRAL_SHARE = 0.3
+"""Share of the pressure's bound that the integral may make up."""
 
 
 @dataclass
 class BudgetController:
-    """Sets the pressure from the executed cost that it sees (a PI controller).
+    """Sets the pressure from the executed cost that it sees (a PID controller).
 
     Before ``start`` of the training the pressure is 0. Then a reference falls in a straight line
     from the cost seen first to the target, which it reaches at ``arrive``, and stays there.
-    The pressure follows the distance to the reference and its integral over the progress of the
-    training. Descending slowly matters: a gate that is closed for every image gets no gradient
-    from max(0, tanh), so that an overshoot would be hard to undo.
+    The pressure follows the distance to the reference, its integral over the progress of the
+    training and its rate of change, which brakes in time: a gate that is closed for every image
+    gets no gradient from max(0, tanh), so that an overshoot is hard to undo. As the learning rate
+    decays the pressure grows by as much, so that the gates keep answering it.
 
     Attributes:
         target: wished executed cost as a share of the ceiling (every gate open), in (0, 1].
@@ -131,21 +148,29 @@ class BudgetController:
         arrive: fraction of the training at which the reference has reached the target.
         proportional: pressure per unit of distance.
         integral: pressure per unit of distance and of training.
-        limit: bound of the pressure on both sides.
+        derivative: pressure per unit of distance gained in the whole training.
+        limit: bound of the pressure on both sides, before the learning rate is made up for.
+        smoothing: share of the last value in what is taken as seen; probes are noisy.
+        least_rate: the learning rate is made up for down to this share of its start.
         first: the share seen first under control, None before.
         accumulated: integral of the distance so far.
         last_progress: when the controller last looked.
+        last_distance: what it then saw, None before.
     """
 
     target: float
     start: float = 0.1
-    arrive: float = 0.7
-    proportional: float = 20.0
-    integral: float = 200.0
-    limit: float = 20.0
+    arrive: float = 0.6
+    proportional: float = 80.0
+    integral: float = 40.0
+    derivative: float = 2.0
+    limit: float = 10.0
+    smoothing: float = 0.4
+    least_rate: float = 0.05
     first: float | None = None
     accumulated: float = 0.0
     last_progress: float = 0.0
+    last_distance: float | None = None
 
     def reference(self, progress: float) -> float:
         """Where the cost should be at ``progress`` in [0, 1]."""
@@ -154,17 +179,35 @@ class BudgetController:
         way = min(1.0, (progress - self.start) / max(self.arrive - self.start, 1e-9))
         return self.first + way * (self.target - self.first)
 
-    def update(self, progress: float, seen: float) -> float:
-        """Look at the executed share ``seen`` and return the new pressure."""
+    def update(self, progress: float, seen: float, *, rate: float = 1.0) -> float:
+        """Return the new pressure.
+
+        Args:
+            progress: fraction of the training that is done.
+            seen: executed cost now, as a share of the ceiling.
+            rate: learning rate now, as a share of its start.
+        """
+        step = progress - self.last_progress
+        self.last_progress = progress
         if progress < self.start:
-            self.last_progress = progress
             return 0.0
         if self.first is None:
             self.first = seen
         distance = seen - self.reference(progress)
-        step = max(progress - self.last_progress, 0.0)
-        self.last_progress = progress
-        bound = self.limit / self.integral
-        self.accumulated = min(bound, max(-bound, self.accumulated + distance * step))
-        pressure = self.proportional * distance + self.integral * self.accumulated
-        return min(self.limit, max(-self.limit, pressure))
+        if self.last_distance is not None:
+            distance += self.smoothing * (self.last_distance - distance)
+        speed = 0.0
+        if self.last_distance is not None and step > 0:
+            speed = (distance - self.last_distance) / step
+        self.last_distance = distance
+        bound = INTEGRAL_SHARE * self.limit / self.integral
+        self.accumulated = min(bound, max(-bound, self.accumulated + distance * max(step, 0.0)))
+        if distance < 0:
+            # What piled up on the way down must not push on below the reference.
+            self.accumulated = min(self.accumulated, 0.0)
+        pressure = (
+            self.proportional * distance
+            + self.integral * self.accumulated
+            + self.derivative * speed
+        )
+        return min(self.limit, max(-self.limit, pressure)) / max(rate, self.least_rate)

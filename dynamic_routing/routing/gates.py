@@ -125,7 +125,7 @@ class FixedGate(Gate):
                 f"{self.num_edges} gates need as many strengths, got shape {tuple(strength.shape)}"
             )
         if strength.device.type != "meta":
-            if bool((strength < 0).any()) or bool((strength > 1).any()):
+            if not bool(((strength >= 0) & (strength <= 1)).all()):
                 raise ValueError(f"gate strengths must be in [0, 1], got {strength.tolist()}")
             self.can_close = bool((strength == 0).all())
         self.strength = self.strength.copy_(strength)
@@ -154,7 +154,8 @@ class SoftGate(Gate):
     def __init__(self, channels: int, num_edges: int, *, norm: NormFactory, spec: GateSpec) -> None:
         super().__init__()
         self.num_edges = num_edges
-        self.can_close = spec.activation == "max_tanh"
+        # A sigmoid underflows to exactly 0; only softmax always leaves an edge open.
+        self.can_close = spec.activation != "softmax"
         self.small = spec.small
         self.activation = ACTIVATIONS[spec.activation]
         self.squeeze = ConvNorm(channels, channels // 2, norm=norm, relu=True)

@@ -6,10 +6,12 @@ Everything that reads a decision (losses, evaluators, cost models, pictures) rea
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +97,11 @@ class Routes:
     def __len__(self) -> int:
         return self.gates.shape[0]
 
-    def __getitem__(self, index: int | slice) -> Routes:
+    def __getitem__(self, index: SupportsIndex | slice) -> Routes:
         """The routes of one image or of a slice of them, always with a batch dimension."""
-        if isinstance(index, int):
-            index = range(len(self))[index]
-            index = slice(index, index + 1)
+        if not isinstance(index, slice):
+            position = range(len(self))[operator.index(index)]
+            index = slice(position, position + 1)
         return replace(self, gates=self.gates[index])
 
     def detach(self) -> Routes:

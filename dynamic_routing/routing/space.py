@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -85,7 +85,7 @@ class RoutingSpace:
 
     num_layers: int
     edges: tuple[Edge, ...]
-    num_scales: int = 0
+    num_scales: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
@@ -132,10 +132,11 @@ class RoutingSpace:
     def from_scales(cls, scales_per_layer: Sequence[int]) -> RoutingSpace:
         """A space with every edge between layers of the given numbers of scales.
 
-        Cells of the last layer only keep: they are the outputs.
+        Cells of the last layer only keep: they are the outputs. An inner cell that nothing can
+        reach, or that leads to no output, is left out.
 
         Raises:
-            ValueError: no layer, or a layer that the one before it cannot reach.
+            ValueError: no layer, or an output that the layer before it cannot reach.
         """
         last = len(scales_per_layer) - 1
         nodes = {INITIAL} | {

@@ -141,5 +141,5 @@ def test_dumping_and_reading_again_is_the_identity(tmp_path):
     again = get_config(file)
     for one in (again, cfg):  # Detectron2's tuples of tuples come back as tuples of lists
         one.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS = ()
-    assert again.dump() == cfg.dump() and again == cfg
+    assert again == cfg
     assert cfg.DATASETS.CUSTOM[0]["classes"] == ["a", "b"] and cfg.SOLVER.BASE_LR == 1e-5

@@ -62,9 +62,9 @@ def assert_same_outputs(joint, single):
             assert torch.equal(a["routes"].gates, b["routes"].gates)
 
 
-@every_model
-def test_model_learns_a_fixed_batch_and_predicts(overrides):
-    model = small_model(*overrides)
+@pytest.mark.parametrize("name", ["dynamic", "dynamic, psp", "plain", "plain, fpn head"])
+def test_model_learns_a_fixed_batch_and_predicts(name):
+    model = small_model(*MODELS[name])
     inputs = batch((64, 64), (64, 64))
     losses = train(model, inputs, steps=15)
     assert all(torch.tensor(losses).isfinite())
@@ -249,7 +249,9 @@ def test_budget_loss_joins_the_losses_from_its_start_on():
     with EventStorage(0):
         (budget,) = model.routing_losses
         off = model.train()(inputs)
-        assert set(off) == {"loss_sem_seg", "loss_budget"} and float(off["loss_budget"].detach()) == 0
+        assert (
+            set(off) == {"loss_sem_seg", "loss_budget"} and float(off["loss_budget"].detach()) == 0
+        )
         budget.set_progress(0.5)
         losses = model(inputs)
     assert 0 < float(losses["loss_budget"].detach()) < 0.5

@@ -78,7 +78,9 @@ def test_model_without_routes_is_tested_too():
     (output,) = SemanticSegmentorWithTTA(Constant(), scales=[1.0], flip=True)(
         [{"image": torch.zeros(3, 4, 4)}]
     )
-    assert list(output) == ["sem_seg"] and torch.equal(output["sem_seg"], torch.full((2, 4, 4), 0.5))
+    assert list(output) == ["sem_seg"] and torch.equal(
+        output["sem_seg"], torch.full((2, 4, 4), 0.5)
+    )
 
 
 @pytest.mark.parametrize("scales", [[], [0.0], [1.0, -1.0]])

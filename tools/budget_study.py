@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Does training land on a target in GMACs? Several targets and seeds, one table.
+
+Example:
+    python tools/budget_study.py --output output/budget_study --shares 0.4 0.6 0.8 --seeds 1 2 3
+
+Generates its data, trains configs/quick/dr_target_cityscapes.yaml for every share of the full cost
+and every seed, and writes results.csv. A finished run is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs" / "quick" / "dr_target_cityscapes.yaml"
+TOLERANCE = 0.05
+COUNTS = {"train": 120, "val": 24}
+
+
+def full_cost(config: Path) -> float:
+    """GMACs of the config's network with every gate open, at its target size."""
+    from detectron2.modeling import build_model
+
+    from dynamic_routing.modeling import get_config
+    from dynamic_routing.modeling.cost import model_cost
+    from dynamic_routing.routing.cost import GIGA
+
+    cfg = get_config(config)
+    size = cfg.MODEL.DYNAMIC_ROUTING.BUDGET.TARGET_SIZE
+    return model_cost(build_model(cfg), convention="macs").open_cost(*size) / GIGA
+
+
+def train(target: float, seed: int, run: Path) -> dict[str, dict[str, float]]:
+    """Results of one run, trained unless they are there already.
+
+    Raises:
+        RuntimeError: training failed; names the log.
+    """
+    results = run / "results.json"
+    if not results.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(CONFIG)]
+        command += ["--resume", "OUTPUT_DIR", str(run), "SEED", str(seed)]
+        command += ["MODEL.DYNAMIC_ROUTING.BUDGET.TARGET_GMACS", str(target)]
+        with (run / "console.txt").open("w", encoding="utf-8") as log:
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        if status:
+            raise RuntimeError(f"training failed (log: {run / 'console.txt'})")
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
+def row_of(share: float, seed: int, target: float, results: dict[str, dict[str, float]]) -> dict:
+    """One line of the table."""
+    reached = results["routing"]["gmacs_avg"]
+    return {
+        "share": share,
+        "seed": seed,
+        "target_gmacs": round(target, 5),
+        "reached_gmacs": round(reached, 5),
+        "deviation_percent": round(100 * (reached / target - 1), 2),
+        "min_gmacs": round(results["routing"]["gmacs_min"], 5),
+        "max_gmacs": round(results["routing"]["gmacs_max"], 5),
+        "miou": round(results["sem_seg"]["mIoU"], 2),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, print and write the table; exit status 1 if a run missed its target."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "budget_study")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.4, 0.6, 0.8])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    args = parser.parse_args(argv)
+    output = args.output.resolve()
+    os.environ["DETECTRON2_DATASETS"] = str(output / "data")
+
+    from dynamic_routing.data.cityscapes import generate_cityscapes
+
+    generate_cityscapes(output / "data", counts=COUNTS, size=(96, 192), seed=1)
+    ceiling = full_cost(CONFIG)
+    rows = []
+    for share in args.shares:
+        for seed in args.seeds:
+            target = share * ceiling
+            results = train(target, seed, output / f"share{share:g}_seed{seed}")
+            rows.append(row_of(share, seed, target, results))
+            print(rows[-1], flush=True)
+    with (output / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    missed = [r for r in rows if abs(r["deviation_percent"]) > 100 * TOLERANCE]
+    print(f"{len(rows) - len(missed)} of {len(rows)} runs within {TOLERANCE:.0%} of their target")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"budget_study.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
