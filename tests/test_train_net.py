@@ -194,6 +194,7 @@ def test_one_plain_view_gives_the_result_without_augmentation(run, data, tmp_pat
     assert results["sem_seg"] == pytest.approx(run.results["sem_seg"], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_eval_only_with_test_time_augmentation(run, data, tmp_path):
     several = evaluate_views(run, data, tmp_path, "[0.5,1.0]", "True")
     assert math.isfinite(several["sem_seg"]["mIoU"])

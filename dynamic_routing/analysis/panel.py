@@ -13,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
-from torch import Tensor
 
 from dynamic_routing.analysis.drawing import draw_route
 from dynamic_routing.files import write_atomically
@@ -79,12 +78,10 @@ def route_panel(
     image: np.ndarray,
     prediction: np.ndarray,
     truth: np.ndarray,
-    space: RoutingSpace,
-    gates: Tensor,
+    routes: Routes,
     palette: Palette,
     title: str,
     path: str | Path,
-    rule: str = "absent",
 ) -> Path:
     """Draw image | prediction | truth above the route, as a PNG of at most :data:`MAX_BYTES`.
 
@@ -92,21 +89,20 @@ def route_panel(
         image: (H, W, 3) uint8, RGB.
         prediction: (H, W) predicted class indices.
         truth: (H, W) class indices, ``palette.ignore_label`` where there is no truth.
-        space: of E edges.
-        gates: (E,), this image's gates.
+        routes: this image's route (N = 1).
         palette: names and colours of the classes; the legend shows those that occur.
         title: one line above the picture.
         path: the file to write.
-        rule: what unreached cells did, a key of ``UNREACHED_RULES``.
 
     Returns:
         ``path``.
 
     Raises:
-        ValueError: pictures of different or wrong shapes, or gates that do not fit the space.
+        ValueError: pictures of different or wrong shapes, or the routes of several images.
     """
     _check_tiles(image, prediction=prediction, truth=truth)
-    route = Routes(space, gates[None], rule, (image.shape[0], image.shape[1]))
+    if len(routes) != 1:
+        raise ValueError(f"a panel shows the route of one image, got {len(routes)}")
     tiles = {
         "image": image,
         "prediction": palette.paint(prediction),
@@ -115,7 +111,7 @@ def route_panel(
     legend = palette.legend([prediction, truth])
     for width in IMAGE_WIDTHS:
         reduced = {n: _reduced(tile, width, smooth=tile is image) for n, tile in tiles.items()}
-        content = encode_png(_panel_figure(reduced, legend, route, title))
+        content = encode_png(_panel_figure(reduced, legend, routes, title))
         if len(content) <= MAX_BYTES:
             break
     return write_atomically(path, content)

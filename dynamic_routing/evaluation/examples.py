@@ -89,15 +89,12 @@ def draw_example(
     inputs = mapper(record)
     with torch.no_grad():
         output = model.eval()([inputs])[0]
-    routes = output["routes"]
     return route_panel(
         image=detection_utils.read_image(record["file_name"], format="RGB"),
         prediction=output["sem_seg"].argmax(dim=0).cpu().numpy(),
         truth=load_label_image(record["sem_seg_file_name"]),
-        space=routes.space,
-        gates=routes.gates[0],
+        routes=output["routes"],
         palette=class_palette(dataset_name),
         title=example.caption,
         path=folder / f"{example.name}.png",
-        rule=routes.rule,
     )

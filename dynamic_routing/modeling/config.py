@@ -24,6 +24,7 @@ class ConfigError(ValueError):
 def add_dynamic_routing_config(cfg: CfgNode) -> None:
     """Add this project's keys with the published defaults, in place."""
     _add_model_keys(cfg)
+    _add_budget_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
 
@@ -66,32 +67,35 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Whether gates see their input at a quarter of the size (released: budgets A, B, C).
     node.GATE.SMALL = False
 
-    node.BUDGET = CfgNode()
-    # Weight lambda of the budget loss; 0 switches it off (DR20, Table 4: A 0.8, B 0.5, C 0.5).
-    node.BUDGET.LAMBDA = 0.0
-    # Wished share mu of the full expected cost, in [0, 1] (DR20, Table 4: A 0.1, B 0.1, C 0.2).
-    node.BUDGET.MU = 0.0
-    # The loss is off before this share of the iterations ... (released)
-    node.BUDGET.START = 0.4
-    # ... and grows to its weight over this share of them (released).
-    node.BUDGET.RAMP = 0.02
-    # Wished executed cost in GMACs (10^9 multiply-adds) of the whole network, averaged over
-    # images; replaces LAMBDA and MU. 0: no target. See README, "A target in GMACs".
-    node.BUDGET.TARGET_GMACS = 0.0
-    # Image size (height, width) in pixels at which the target is meant.
-    node.BUDGET.TARGET_SIZE = [1024, 2048]
-    # Share of the iterations at which the cost should have reached the target.
-    node.BUDGET.ARRIVE = 0.6
-    # Iterations between two looks at the executed cost ...
-    node.BUDGET.PROBE_PERIOD = 10
-    # ... and training images that each look takes.
-    node.BUDGET.PROBE_IMAGES = 8
-
     # What a node does for an image that no open edge brings to it: absent (ours) or released
     # (the published code, for its weights). See README, "Deviations".
     node.UNREACHED = "absent"
     # Put PSPNet's pooling on the coarsest feature of the decoder head (DR20, Layer33-PSP).
     node.PYRAMID_POOLING = False
+
+
+def _add_budget_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.DYNAMIC_ROUTING.BUDGET = CfgNode()
+    node = cfg.MODEL.DYNAMIC_ROUTING.BUDGET
+    # Weight lambda of the budget loss; 0 switches it off (DR20, Table 4: A 0.8, B 0.5, C 0.5).
+    node.LAMBDA = 0.0
+    # Wished share mu of the full expected cost, in [0, 1] (DR20, Table 4: A 0.1, B 0.1, C 0.2).
+    node.MU = 0.0
+    # The loss is off before this share of the iterations ... (released)
+    node.START = 0.4
+    # ... and grows to its weight over this share of them (released).
+    node.RAMP = 0.02
+    # Wished executed cost in GMACs (10^9 multiply-adds) of the whole network, averaged over
+    # images; replaces LAMBDA and MU. 0: no target. See README, "A target in GMACs".
+    node.TARGET_GMACS = 0.0
+    # Image size (height, width) in pixels at which the target is meant.
+    node.TARGET_SIZE = [1024, 2048]
+    # Share of the iterations at which the cost should have reached the target.
+    node.ARRIVE = 0.6
+    # Iterations between two looks at the executed cost ...
+    node.PROBE_PERIOD = 10
+    # ... and training images that each look takes.
+    node.PROBE_IMAGES = 8
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:

@@ -50,6 +50,7 @@ def _head_work(head: nn.Module, shapes: Mapping[str, ShapeSpec]) -> WorkAtSize:
     """Work of a head that maps named features to scores."""
 
     def work(height: int, width: int) -> Work:
+        """Count one call of the head for one image."""
         features = {
             name: meta_image(s.channels or 0, height // (s.stride or 1), width // (s.stride or 1))
             for name, s in shapes.items()

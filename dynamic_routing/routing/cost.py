@@ -233,6 +233,7 @@ def head_work(decoder: SegmentationDecoder) -> WorkAtSize:
     """Work of the segmentation decoder, which runs in full for every image."""
 
     def work(height: int, width: int) -> Work:
+        """Count one call of the head for one image."""
         features = {
             scale: meta_image(
                 channels, height // (STEM_STRIDE << scale), width // (STEM_STRIDE << scale)

@@ -92,6 +92,8 @@ def count_work(module: nn.Module, *inputs: Any) -> Work:
     total = Work()
 
     def add(count: Callable[..., Work]) -> Callable[..., None]:
+        """A forward hook that adds what ``count`` finds."""
+
         def hook(leaf: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal total
             total = total + count(leaf, args[0], output)

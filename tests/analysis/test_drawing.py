@@ -95,8 +95,7 @@ def panel(folder, size=(96, 192), **changes):
         "image": generator.integers(0, 256, (*size, 3)).astype(np.uint8),
         "prediction": generator.integers(0, 3, size),
         "truth": np.full(size, 255),
-        "space": GRID,
-        "gates": open_gates(GRID),
+        "routes": Routes(GRID, open_gates(GRID)[None], "absent", size),
         "palette": PALETTE,
         "title": "a hard image",
         "path": folder / "panel.png",
@@ -118,8 +117,9 @@ def test_panel_refuses_other_shapes(tmp_path):
         panel(tmp_path, truth=np.zeros((9, 9)))
     with pytest.raises(ValueError, match=r"image must be .* got \(4, 4\) float64"):
         panel(tmp_path, image=np.zeros((4, 4)))
-    with pytest.raises(ValueError, match=r"got \(1, 5\)"):
-        panel(tmp_path, gates=torch.zeros(5))
+    two = Routes(GRID, open_gates(GRID).expand(2, -1), "absent", (96, 192))
+    with pytest.raises(ValueError, match="one image, got 2"):
+        panel(tmp_path, routes=two)
 
 
 def test_palette_paints_and_names_what_occurs():
