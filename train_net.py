@@ -21,7 +21,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 
-from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
+from dynamic_routing.engine.checkpoint import RoutingCheckpointer
 from dynamic_routing.engine.loaders import prepare_datasets
 from dynamic_routing.engine.solver import scale_learning_rate
 from dynamic_routing.engine.trainer import Trainer, evaluate_checkpoint
@@ -94,7 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         # Before processes are started, whose errors come back as tracebacks.
-        check_devices(args, get_config(args.config_file, args.opts))
+        cfg = get_config(args.config_file, args.opts)
+        check_devices(args, cfg)
+        if args.num_gpus > 1:
+            prepare_datasets(cfg)
         launch(
             run,
             args.num_gpus,
@@ -103,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
             dist_url=args.dist_url,
             args=(args,),
         )
-    except (ValueError, CheckpointError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         print(f"train_net.py: error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ class RoutingCheckpointer(DetectionCheckpointer):
             raise CheckpointError(f"{tag} must hold a bare file name, it holds {name!r}")
         return str(Path(self.save_dir) / name)
 
+    def stored_metric(self, name: str) -> float:
+        """The metric that :meth:`save` wrote into ``name``.pth; -inf without such a file."""
+        path = Path(self.save_dir) / f"{name}.pth"
+        if not path.is_file():
+            return -math.inf
+        return float(self._load_file(str(path)).get("metric", -math.inf))
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Detectron2, with one line for a file that is missing or unreadable."""
         if path and "://" not in path and not Path(path).is_file():
@@ -99,18 +107,22 @@ class RoutingCheckpointer(DetectionCheckpointer):
 def refuse_other_backbone(incompatible: Any) -> None:
     """Raise unless every backbone tensor found its place.
 
-    Missing gates are allowed: weights trained without gates start a gated network.
+    Gates may be missing and fixed strengths left over: weights trained without gates start a
+    gated network.
 
     Raises:
         CheckpointError: lists the first names that are missing, left over or of another shape.
     """
+    fixed_gates = {k for k in incompatible.unexpected_keys if k.endswith(".gate.strength")}
     shapes = [f"{k} {tuple(a)} for {tuple(b)}" for k, a, b in incompatible.incorrect_shapes]
     wrong = {
         "of another shape": [
             s for s in shapes if not any(part in s.split(" ")[0] for part in REINITIALISED)
         ],
         "missing": [k for k in incompatible.missing_keys if "backbone" in k and ".gate." not in k],
-        "left over": [k for k in incompatible.unexpected_keys if "backbone" in k],
+        "left over": [
+            k for k in incompatible.unexpected_keys if "backbone" in k and k not in fixed_gates
+        ],
     }
     reasons = [
         f"{len(names)} {what}: {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"

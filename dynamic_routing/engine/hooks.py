@@ -16,6 +16,10 @@ from dynamic_routing.routing.budget import BudgetLoss
 logger = logging.getLogger(__name__)
 
 
+BEST = "model_best"
+"""Name of the checkpoint with the best metric."""
+
+
 class TrainingProgress(HookBase):
     """Tells drop path and budget loss how far the training is.
 
@@ -70,14 +74,16 @@ class BestCheckpoint(HookBase):
         value, iteration = latest
         if math.isfinite(value) and value > self._best:
             self._best = float(value)
-            self._checkpointer.save(
-                "model_best", tag=False, metric=self._best, iteration=int(iteration)
-            )
+            self._checkpointer.save(BEST, tag=False, metric=self._best, iteration=int(iteration))
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`."""
-        self._best = state_dict["best"]
+        """Continue from :meth:`state_dict`.
+
+        That state was saved before the evaluation of its own iteration, so the best file itself
+        may know a better value.
+        """
+        self._best = max(state_dict["best"], self._checkpointer.stored_metric(BEST))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from dynamic_routing.routing import PUBLISHED_CELL
@@ -140,18 +141,55 @@ def get_config(config_file: str | Path | None = None, overrides: Sequence[str] =
     if config_file:
         if not Path(config_file).is_file():
             raise ConfigError(f"config file {config_file} does not exist")
-        _explained(cfg, lambda: cfg.merge_from_file(str(config_file), allow_unsafe=False))
+        _explained(cfg, lambda: _merge_file(cfg, str(config_file)))
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs of KEY VALUE, got {' '.join(overrides)}")
-    _explained(cfg, lambda: cfg.merge_from_list(list(overrides)))
+    _explained(cfg, lambda: cfg.merge_from_list(_with_floats(cfg, overrides)))
     resolve_device(cfg)
     return cfg
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    """Merge a YAML file and its ``_BASE_`` chain, reading no Python tags."""
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold config keys, got {type(content).__name__}")
+    loaded = cfg.load_yaml_with_base(path, allow_unsafe=False)
+    cfg.merge_from_other_cfg(CfgNode(_fitted(cfg, loaded)))
+
+
+def _fitted(defaults: CfgNode, loaded: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Whole numbers as floats where the default is one; groups of keys must be groups."""
+    fitted = dict(loaded)
+    for key, value in loaded.items():
+        default = defaults.get(key)
+        if isinstance(default, CfgNode):
+            if not isinstance(value, dict):
+                raise ConfigError(f"config key {prefix}{key} is a group of keys, got {value!r}")
+            fitted[key] = _fitted(default, value, f"{prefix}{key}.")
+        elif isinstance(default, float) and type(value) is int:
+            fitted[key] = float(value)
+    return fitted
+
+
+def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
+    """Command-line overrides with whole numbers as floats where the default is one."""
+    values = list(overrides)
+    for i in range(0, len(values), 2):
+        node: Any = cfg
+        for part in values[i].split("."):
+            node = node.get(part) if isinstance(node, CfgNode) else None
+        if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(values[i + 1])):
+            values[i + 1] = f"{values[i + 1]}.0"
+    return values
 
 
 def _explained(cfg: CfgNode, merge: Any) -> None:
     """Run a merge and turn what yacs and PyYAML raise into one line."""
     try:
         merge()
+    except ConfigError:
+        raise
     except Exception as error:  # yacs, YAML and file errors; each names its own cause
         text = " ".join(str(error).strip("'\"").split())
         unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)

@@ -199,3 +199,11 @@ def test_nothing_is_written_without_a_folder_or_by_other_processes(tmp_path, cap
         RoutingCheckpointer(small_model(), "").save("model")
         RoutingCheckpointer(small_model(), str(tmp_path), save_to_disk=False).save("model")
     assert list(tmp_path.iterdir()) == [] and not Path("model.pth").exists()
+
+
+def test_weights_without_gates_start_a_gated_network(tmp_path):
+    model, path = saved(tmp_path, "MODEL.DYNAMIC_ROUTING.GATE.ACTIVATION", "fixed")
+    state = load(path).state_dict()
+    weights = {k: v for k, v in model.state_dict().items() if not k.endswith(".gate.strength")}
+    assert all(torch.equal(state[name], value) for name, value in weights.items())
+    assert any(".gate." in name for name in state.keys() - weights.keys())

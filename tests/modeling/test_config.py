@@ -143,3 +143,27 @@ def test_dumping_and_reading_again_is_the_identity(tmp_path):
         one.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS = ()
     assert again == cfg
     assert cfg.DATASETS.CUSTOM[0]["classes"] == ["a", "b"] and cfg.SOLVER.BASE_LR == 1e-5
+
+
+def test_whole_numbers_pass_for_floats(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("SOLVER: {BASE_LR: 1}\n")
+    cfg = get_config(file, ["MODEL.DYNAMIC_ROUTING.BUDGET.LAMBDA", "2"])
+    assert (cfg.SOLVER.BASE_LR, cfg.MODEL.DYNAMIC_ROUTING.BUDGET.LAMBDA) == (1.0, 2.0)
+    assert type(cfg.SOLVER.BASE_LR) is float
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("- 1\n", "must hold config keys, got list"),
+        ("", "must hold config keys, got NoneType"),
+        ("SOLVER: 3\n", "SOLVER is a group of keys, got 3"),
+        ("SOLVER: {CLIP_GRADIENTS: x}\n", "SOLVER.CLIP_GRADIENTS is a group of keys"),
+    ],
+)
+def test_files_without_groups_of_keys_are_explained(tmp_path, content, said):
+    file = tmp_path / "c.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        get_config(file)
