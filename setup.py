@@ -52,7 +52,7 @@ setup(
         "setuptools<82",
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "hypothesis>=6.100"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "hypothesis>=6.100"],
         "cityscapes": ["cityscapesscripts>=2.2.3", "shapely>=2.0"],
     },
 )

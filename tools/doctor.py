@@ -102,6 +102,7 @@ LIBRARIES = (
     Library("cityscapesscripts", "cityscapesscripts", extra="cityscapes"),
     Library("shapely", "shapely", extra="cityscapes"),
     Library("pytest", "pytest", extra="dev"),
+    Library("pytest-xdist", "xdist", extra="dev"),
     Library("hypothesis", "hypothesis", extra="dev"),
     Library("ruff", "ruff", extra="dev"),
     Library("mypy", "mypy", extra="dev"),

@@ -99,6 +99,8 @@ class TargetBudgetLoss(nn.Module):
     closed, 1 where it is fully open, and steep between 0 and t. Pushing alpha itself makes all
     gates weak before any closes, and then all close at once; f closes the weakest first and
     leaves strong ones strong, so that the executed cost follows step by step.
+    max(0, tanh) gives a closed gate no gradient. Below 0 the pressure therefore also lifts the
+    logits G of closed gates, by (1 + t) / t * exp(G), those that are nearest to opening first.
 
     Args:
         cost: what a route costs.
@@ -124,7 +126,19 @@ class TargetBudgetLoss(nn.Module):
         saturated = replace(routes, gates=(1 + threshold) * gates / (gates + threshold))
         full = self.cost.full_expected(*routes.image_size)
         share = self.cost.expected(saturated) / full
-        return {"loss_budget": self.pressure * share.mean().float()}
+        loss = self.pressure * share.mean().float()
+        if routes.logits is not None:
+            loss = loss + self.pressure.clamp(max=0) * self._closed_share(routes) / full
+        return {"loss_budget": loss}
+
+    def _closed_share(self, routes: Routes) -> Tensor:
+        """Cost of the closed edges of reached cells, weighted by how near they are to opening."""
+        assert routes.logits is not None, "routes without logits"
+        edges = self.cost.table(*routes.image_size).edges.to(routes.gates.device)
+        lift = (1 + self.threshold) / self.threshold * routes.logits.clamp(max=0).exp()
+        sources = [routes.space.node_index[e.source] for e in routes.space.edges]
+        closed = ~routes.open & routes.reached[:, sources]
+        return ((lift * closed) @ edges.to(lift.dtype)).mean()
 
 
 INTEGRAL_SHARE = 0.3

@@ -87,7 +87,7 @@ class PreciseConv(nn.Conv2d):
 
 
 class Gate(nn.Module):
-    """Interface: (N, C, H, W) to (N, k) in [0, 1].
+    """Interface: (N, C, H, W) to (N, k) in [0, 1], in two steps.
 
     Attributes:
         num_edges: k.
@@ -96,6 +96,18 @@ class Gate(nn.Module):
 
     num_edges: int
     can_close: bool
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, k) before the activation, in at least float32; a closed gate still has a value."""
+        raise NotImplementedError
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """From logits (N, k) to gates (N, k) in [0, 1]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gates (N, k) of the cell's input (N, C, H, W)."""
+        return self.activate(self.logits(x))
 
 
 class FixedGate(Gate):
@@ -130,7 +142,11 @@ class FixedGate(Gate):
             self.can_close = bool((strength == 0).all())
         self.strength = self.strength.copy_(strength)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def activate(self, logits: Tensor) -> Tensor:
+        """Strengths are gates already."""
+        return logits
+
+    def logits(self, x: Tensor) -> Tensor:
         """The same (N, k) for every image."""
         return self.strength.to(at_least_float32(x.dtype)).expand(x.shape[0], -1)
 
@@ -157,7 +173,7 @@ class SoftGate(Gate):
         # A sigmoid underflows to exactly 0; only softmax always leaves an edge open.
         self.can_close = spec.activation != "softmax"
         self.small = spec.small
-        self.activation = ACTIVATIONS[spec.activation]
+        self._activation = ACTIVATIONS[spec.activation]
         self.squeeze = ConvNorm(channels, channels // 2, norm=norm, relu=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.predict = PreciseConv(channels // 2, num_edges, bias_init=spec.bias_init)
@@ -166,9 +182,9 @@ class SoftGate(Gate):
         """G, (N, k), in at least float32 whatever the precision of ``x``."""
         return self.predict(self.pool(self.squeeze(shrink(x) if self.small else x))).flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gates (N, k) in [0, 1]."""
-        return self.activation(self.logits(x))
+    def activate(self, logits: Tensor) -> Tensor:
+        """The activation of Table 3 that the spec names."""
+        return self._activation(logits)
 
 
 def shrink(x: Tensor) -> Tensor:

@@ -211,17 +211,18 @@ class RoutingNetwork(RoutedModule):
         x = self.stem(images)
         incoming: dict[Node, Tensor] = {INITIAL: x}
         reached = {INITIAL: torch.ones(len(images), dtype=torch.bool, device=images.device)}
-        columns = []
+        columns, logits = [], []
         for node in space.nodes:
             cell, x, here = self.cell(node), incoming.pop(node), reached[node]
-            gates = cell.gate(x) * here[:, None]
+            logits.append(cell.gate.logits(x))
+            gates = cell.gate.activate(logits[-1]) * here[:, None]
             columns.append(gates)
             sent = delivers(space, node, gates=gates.detach(), reached=here, rule=self.unreached)
             signals = self._signals(cell, x, gates, here, progress)
             for k, edge in enumerate(space.out_edges(node)):
                 _add(incoming, edge.target, signals[k])
                 _merge(reached, edge.target, sent[:, k])
-        routes = Routes(space, torch.cat(columns, 1), self.unreached, size)
+        routes = Routes(space, torch.cat(columns, 1), self.unreached, size, torch.cat(logits, 1))
         outputs = {s: incoming.get(space.output_node(s)) for s in space.scales}
         features = {s: self.zeros(images, s) if x is None else x for s, x in outputs.items()}
         return RoutingOutput(features, routes)

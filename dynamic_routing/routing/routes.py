@@ -79,12 +79,15 @@ class Routes:
         gates: (N, E), in [0, 1]; 0 on every edge of a node that does not exist for the image.
         rule: what happened to nodes that nothing reached, a key of :data:`UNREACHED_RULES`.
         image_size: (height, width) in pixels of the tensor that was routed, padding included.
+        logits: (N, E), the gates before their activation; kept in dense training only, where a
+            loss may want to reach gates that are closed.
     """
 
     space: RoutingSpace
     gates: Tensor
     rule: str
     image_size: tuple[int, int]
+    logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.gates.ndim != 2 or self.gates.shape[1] != len(self.space.edges):
@@ -102,11 +105,12 @@ class Routes:
         if not isinstance(index, slice):
             position = range(len(self))[operator.index(index)]
             index = slice(position, position + 1)
-        return replace(self, gates=self.gates[index])
+        logits = None if self.logits is None else self.logits[index]
+        return replace(self, gates=self.gates[index], logits=logits)
 
     def detach(self) -> Routes:
-        """The same routes outside the autograd graph, on the CPU, in float32."""
-        return replace(self, gates=self.gates.detach().float().cpu())
+        """The same gates outside the autograd graph, on the CPU, in float32."""
+        return replace(self, gates=self.gates.detach().float().cpu(), logits=None)
 
     @property
     def open(self) -> Tensor:

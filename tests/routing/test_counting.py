@@ -38,7 +38,9 @@ def by_hand(spec):
     return area * spec["out"] * (C // spec["groups"]) * spec["kernel"] ** 2, area
 
 
-@pytest.mark.parametrize("spec", CONVOLUTIONS, ids=lambda s: f"{s['kernel']}x, {s['groups']} groups")
+@pytest.mark.parametrize(
+    "spec", CONVOLUTIONS, ids=lambda s: f"{s['kernel']}x, {s['groups']} groups"
+)
 @pytest.mark.parametrize("bias", [False, True])
 def test_convolutions_of_every_shape(spec, bias):
     options = {k: spec[k] for k in ("stride", "padding", "dilation", "groups")}
@@ -50,7 +52,9 @@ def test_convolutions_of_every_shape(spec, bias):
     assert macs == counter.get_total_flops() / 2
 
 
-@pytest.mark.parametrize("spec", CONVOLUTIONS, ids=lambda s: f"{s['kernel']}x, {s['groups']} groups")
+@pytest.mark.parametrize(
+    "spec", CONVOLUTIONS, ids=lambda s: f"{s['kernel']}x, {s['groups']} groups"
+)
 @pytest.mark.parametrize(("norm", "per_element"), [("BN", 2), ("FrozenBN", 2), ("GN", 2), ("", 0)])
 def test_convolution_of_detectron2_counts_with_its_norm(spec, norm, per_element):
     options = {k: spec[k] for k in ("stride", "padding", "dilation", "groups")}
