@@ -5,7 +5,7 @@ install and that were tested together.
 
 Detectron2 is not listed although the package's Detectron2 side needs it: it is on no package
 index, so a requirement on it could never be met by pip. `python tools/install_detectron2.py`
-installs it; `dynamic_routing.routing` and `dynamic_routing.divdr` work without it.
+installs it; `dynamic_routing.routing` works without it.
 """
 
 import re

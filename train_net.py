@@ -2,7 +2,7 @@
 """Train or evaluate a dynamic-routing network with Detectron2's usual flags.
 
 Examples:
-    python train_net.py --config-file configs/Cityscapes-SemanticSegmentation/dr_raw_l16.yaml
+    python train_net.py --config-file configs/Cityscapes-SemanticSegmentation/dr_raw_l16_186k.yaml
     python train_net.py --config-file F --resume
     python train_net.py --config-file F --eval-only MODEL.WEIGHTS output/model_final.pth
 """
@@ -20,6 +20,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from dynamic_routing.engine.checkpoint import RoutingCheckpointer
 from dynamic_routing.engine.loaders import prepare_datasets
@@ -42,10 +43,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = get_config(args.config_file, args.opts)
     prepare_datasets(cfg)
+    if not (args.eval_only or cfg.DATASETS.TRAIN):
+        raise ValueError("DATASETS.TRAIN is empty: nothing to train on")
     if args.eval_only and args.resume:
-        cfg.MODEL.WEIGHTS = RoutingCheckpointer(
-            torch.nn.Module(), cfg.OUTPUT_DIR
-        ).get_checkpoint_file()
+        newest = RoutingCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR).get_checkpoint_file()
+        cfg.MODEL.WEIGHTS = newest or cfg.MODEL.WEIGHTS
     default_setup_once(cfg, args)
     scale_learning_rate(cfg)
     cfg.freeze()
@@ -53,9 +55,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def default_setup_once(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Detectron2's set-up, which also configures our own loggers."""
-    from detectron2.utils.logger import setup_logger
+    """Detectron2's set-up, which also configures our own loggers.
 
+    An evaluation keeps its log and config apart from those of the training.
+    """
+    cfg = cfg.clone()
+    if args.eval_only:
+        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "inference")
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="dynamic_routing")
 
@@ -93,6 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.set_defaults(dist_url="auto")
     args = parser.parse_args(argv)
     try:
+        if not args.config_file:
+            raise ValueError("--config-file is missing; see configs/")
         # Before processes are started, whose errors come back as tracebacks.
         cfg = get_config(args.config_file, args.opts)
         check_devices(args, cfg)

@@ -35,6 +35,9 @@ from dynamic_routing.modeling import get_config
 from dynamic_routing.modeling.cost import RouteCosts
 from dynamic_routing.routing.cost import count_parameters
 
+MIN_SIDE = 64
+"""Smallest side in pixels that every space can route."""
+
 
 def measure(cfg: CfgNode, model: nn.Module, costs: RouteCosts, dataset: str) -> ImageCosts:
     """Run the model over a data set and sum up what each image cost."""
@@ -55,8 +58,8 @@ def analyse(args: argparse.Namespace) -> tuple[dict[str, Any], ImageCosts | None
     """
     if bool(args.weights) != bool(args.dataset):
         raise ValueError("--weights and --dataset go together: both or neither")
-    if min(args.input_size) < 1:
-        raise ValueError(f"--input-size must be positive, got {args.input_size}")
+    if min(args.input_size) < MIN_SIDE:
+        raise ValueError(f"--input-size must be at least {MIN_SIDE}, got {args.input_size}")
     cfg = get_config(args.config_file, args.opts)
     model = build_model(cfg).eval()
     costs = RouteCosts(model)
@@ -69,7 +72,7 @@ def analyse(args: argparse.Namespace) -> tuple[dict[str, Any], ImageCosts | None
     cfg.DATASETS.TEST = (args.dataset,)
     cfg.DATASETS.TRAIN = ()
     prepare_datasets(cfg)
-    RoutingCheckpointer(model).load(args.weights)
+    RoutingCheckpointer(model, strict=True).load(args.weights)
     return report, measure(cfg, model, costs, args.dataset)
 
 
@@ -87,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         report, images = analyse(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"analyze_cost.py: error: {error}", file=sys.stderr)
         return 2
     if args.json:

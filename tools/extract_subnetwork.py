@@ -67,14 +67,18 @@ def static_config(cfg: CfgNode, subgraph: Subgraph, weights: Path) -> CfgNode:
     node.BUDGET.LAMBDA = 0.0
     node.BUDGET.TARGET_GMACS = 0.0
     cfg.MODEL.WEIGHTS = str(weights)
+    cfg.MODEL.DEVICE = "auto"
+    cfg.OUTPUT_DIR = str(weights.parent / "run")
     return cfg
 
 
 def static_weights(cfg: CfgNode, weights: str, subgraph: Subgraph) -> dict[str, Tensor]:
     """State dict of the static model, filled from the dynamic one's checkpoint."""
     dynamic = build_model(cfg)
-    RoutingCheckpointer(dynamic).load(weights)
-    static = build_model(static_config(cfg, subgraph, Path(weights)))
+    RoutingCheckpointer(dynamic, strict=True).load(weights)
+    description = static_config(cfg, subgraph, Path(weights))
+    description.MODEL.DEVICE = cfg.MODEL.DEVICE
+    static = build_model(description)
     copy_weights(routed_network(dynamic.backbone), routed_network(static.backbone), subgraph)
     others = {k: v for k, v in dynamic.state_dict().items() if not k.startswith("backbone.")}
     static.load_state_dict(others, strict=False)
@@ -120,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         print(extract(args))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"extract_subnetwork.py: error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -10,6 +10,7 @@ A tree that is already there with the same parameters is left as it is.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"generate_data.py: {error}", file=sys.stderr)
         return 2
     print(f"{tree} holds {args.train} train and {args.val} val images")
-    print(f"export DETECTRON2_DATASETS={args.root.expanduser().absolute()}")
+    print(f"export DETECTRON2_DATASETS={shlex.quote(str(args.root.expanduser().absolute()))}")
     return 0
 
 

@@ -22,6 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("eta:", "Evaluation results", "mIoU,fwIoU", "routes have collapsed", "error:", "resume")
+MARKER = ".demo"
+"""File that tells a run of this demo, which it may delete, from a user's own."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,26 @@ def train(job: Job, run: Path) -> None:
     Raises:
         RuntimeError: it failed; names the log.
     """
+    if run.exists() and not (run / MARKER).exists():
+        raise RuntimeError(f"{run} was not made by this demo; choose another --output")
     if (run / "results.json").exists():
         shutil.rmtree(run)
     resume = ["--resume"] if (run / "last_checkpoint").exists() else []
     command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(ROOT / job.config)]
     command += [*resume, "OUTPUT_DIR", str(run)]
     run.mkdir(parents=True, exist_ok=True)
+    (run / MARKER).touch()
     log = run / "console.txt"
     with log.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            file.write(line)
-            if any(word in line for word in SHOWN):
-                say(line.strip()[:160])
-    if process.wait():
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                if any(word in line for word in SHOWN):
+                    say(line.strip()[:160])
+    if process.returncode:
         raise RuntimeError(f"training failed (log: {log})")
 
 
@@ -79,7 +84,7 @@ def load_model(cfg: Any, weights: str) -> Any:
     seed_all_rng(cfg.SEED)
     model = build_model(cfg)
     if weights:
-        RoutingCheckpointer(model).load(weights)
+        RoutingCheckpointer(model, strict=True).load(weights)
     return model.eval()
 
 

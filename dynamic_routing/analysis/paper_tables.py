@@ -103,6 +103,13 @@ def _released_rows() -> Iterator[TableRow]:
         "released code: 16 layers, no gate", segmentor(grid(16), gate=FIXED), 102.622, 15.262
     )
     yield from _pair("released code: 33 layers, full gate", full33, 246.028, 38.872)
+    for name, operation, gflops, parameters in (
+        ("SepConv once", "sep_conv_3x3", 83.772, 12.645),
+        ("SepConv three times", "sep_conv_3x3_x3", 155.210, 22.925),
+        ("MBConv", "mb_conv_3x3", 325.64, 48.147),
+    ):
+        net = segmentor(grid(16), operations=(operation, "identity"))
+        yield from _pair(f"released code: {name}, full gate", net, gflops, parameters)
     full_768 = CostModel(full16.network, convention="paper").full_expected(768, 768)
     yield TableRow(
         "released code: space at 768x768, every gate 1", "expected cost", "MFLOPs",

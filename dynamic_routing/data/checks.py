@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -144,7 +145,9 @@ def _cityscapes_problems(name: str, metadata: Metadata) -> Iterator[str]:
             text = f"{len(absent)} of {len(images)} *_gtFine{suffix} missing, first {absent[0]}"
             if suffix == "_labelTrainIds.png":
                 root = truth_dir.absolute().parent.parent
-                text += f"; they are made by: {TRAIN_IDS_COMMAND.format(root=root)}"
+                text += (
+                    f"; they are made by: {TRAIN_IDS_COMMAND.format(root=shlex.quote(str(root)))}"
+                )
             yield text
 
 

@@ -19,6 +19,9 @@ from dynamic_routing.modeling.cost import model_cost
 from dynamic_routing.routing.budget import BudgetController, TargetBudgetLoss
 from dynamic_routing.routing.cost import GIGA, CostModel
 
+CLOSING = "max_tanh"
+"""The gate activation that closes edges."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -126,7 +129,16 @@ def build_budget_hook(cfg: CfgNode, model: nn.Module) -> BudgetTargetHook | None
     loss = next((m for m in model.modules() if isinstance(m, TargetBudgetLoss)), None)
     if loss is None:
         return None
+    activation = cfg.MODEL.DYNAMIC_ROUTING.GATE.ACTIVATION
+    if activation != CLOSING:
+        raise ValueError(
+            f"BUDGET.TARGET_GMACS needs gates that close ({CLOSING}); GATE.ACTIVATION is "
+            f"{activation}"
+        )
     size = (budget.TARGET_SIZE[0], budget.TARGET_SIZE[1])
+    stride = loss.cost.space.stride
+    if min(size) < stride:
+        raise ValueError(f"BUDGET.TARGET_SIZE must be at least {stride}x{stride}, got {size}")
     cost = model_cost(model, convention="macs")
     floor, ceiling = cost.closed_cost(*size) / GIGA, cost.open_cost(*size) / GIGA
     if not floor < budget.TARGET_GMACS <= ceiling:

@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from dynamic_routing.files import atomic_file, write_atomically
+from dynamic_routing.routing import RoutingNetwork
 
 SHOWN = 10
 """How many tensor names an error lists."""
 
 REINITIALISED = ("predictor", "cls_score", "bbox_pred")
 """Layers whose shape follows the classes of the data: another shape starts them anew."""
+
+
+GATE_RULES = ("activation", "small gate")
+"""Rules of a network that may change between pre-training and training."""
 
 
 class CheckpointError(ValueError):
@@ -29,14 +35,28 @@ class RoutingCheckpointer(DetectionCheckpointer):
 
     Files are written under a temporary name and renamed, hold tensors and plain Python only, and
     are read with ``weights_only=True``. ``last_checkpoint`` may name a file of the run's own
-    folder only. A checkpoint of another routing space is refused with the names that differ.
+    folder only. A checkpoint of another routing space is refused with the names that differ, and
+    so is one whose routing rules differ from the config's: no tensor would show it.
+
+    Args:
+        model: what is saved and loaded.
+        save_dir: the run's folder.
+        strict: refuse any tensor that is missing or of another shape, and other gates. For
+            evaluation; a training may start from weights without gates or of other classes.
+        **checkpointables: further parts with a state, such as the trainer.
     """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any
+    ) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self.strict = strict
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Write ``name``.pth and, with ``tag``, make it the one that a resumed run takes."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data: dict[str, Any] = {"model": self.model.state_dict()}
+        data: dict[str, Any] = {"model": self.model.state_dict(), "routing": self._routing()}
         for key, item in self.checkpointables.items():
             data[key] = item.state_dict()
         data.update(kwargs)
@@ -66,6 +86,30 @@ class RoutingCheckpointer(DetectionCheckpointer):
         if not name or name != os.path.basename(name):
             raise CheckpointError(f"{tag} must hold a bare file name, it holds {name!r}")
         return str(Path(self.save_dir) / name)
+
+    def _routing(self) -> dict[str, dict[str, Any]]:
+        """What decides the results of each routing network without being a tensor."""
+        networks = self.model.named_modules()
+        return {
+            name.removeprefix("module."): module.description()
+            for name, module in networks
+            if isinstance(module, RoutingNetwork)
+        }
+
+    def _check_routing(self, stored: dict[str, dict[str, Any]]) -> None:
+        """Refuse a checkpoint whose networks follow other rules.
+
+        Raises:
+            CheckpointError: names the rule, its stored and its present value.
+        """
+        for name, present in self._routing().items():
+            for rule, value in stored.get(name, {}).items():
+                free = not self.strict and rule in GATE_RULES
+                if present.get(rule) != value and not free:
+                    raise CheckpointError(
+                        f"the checkpoint was made with {rule} {value}, the config says "
+                        f"{present.get(rule)}"
+                    )
 
     def stored_metric(self, name: str) -> float:
         """The metric that :meth:`save` wrote into ``name``.pth; -inf without such a file."""
@@ -99,30 +143,36 @@ class RoutingCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         """Load the weights and check that they fit."""
+        self._check_routing(checkpoint.get("routing", {}))
         incompatible = super()._load_model(checkpoint)
-        refuse_other_backbone(incompatible)
+        refuse_misfits(incompatible, strict=self.strict)
         return incompatible
 
 
-def refuse_other_backbone(incompatible: Any) -> None:
-    """Raise unless every backbone tensor found its place.
+def refuse_misfits(incompatible: Any, *, strict: bool) -> None:
+    """Raise unless the tensors found their places.
 
-    Gates may be missing and fixed strengths left over: weights trained without gates start a
-    gated network.
+    For evaluation (``strict``) every tensor has to. For training those of the backbone have to,
+    but gates may be missing and fixed strengths left over, since weights trained without gates
+    start a gated network, and layers that follow the classes start anew.
 
     Raises:
         CheckpointError: lists the first names that are missing, left over or of another shape.
     """
-    fixed_gates = {k for k in incompatible.unexpected_keys if k.endswith(".gate.strength")}
-    shapes = [f"{k} {tuple(a)} for {tuple(b)}" for k, a, b in incompatible.incorrect_shapes]
+
+    def matters(name: str) -> bool:
+        """Whether a misfit of this tensor counts."""
+        return strict or ("backbone" in name and ".gate." not in name)
+
+    shapes = [
+        f"{name} {tuple(found)} for {tuple(wanted)}"
+        for name, found, wanted in incompatible.incorrect_shapes
+        if strict or not any(part in name for part in REINITIALISED)
+    ]
     wrong = {
-        "of another shape": [
-            s for s in shapes if not any(part in s.split(" ")[0] for part in REINITIALISED)
-        ],
-        "missing": [k for k in incompatible.missing_keys if "backbone" in k and ".gate." not in k],
-        "left over": [
-            k for k in incompatible.unexpected_keys if "backbone" in k and k not in fixed_gates
-        ],
+        "of another shape": shapes,
+        "missing": [k for k in incompatible.missing_keys if matters(k)],
+        "left over": [k for k in incompatible.unexpected_keys if matters(k)],
     }
     reasons = [
         f"{len(names)} {what}: {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"

@@ -16,7 +16,7 @@ from detectron2.data.detection_utils import build_augmentation
 
 from dynamic_routing.data.augmentation import build_sem_seg_augmentations
 from dynamic_routing.data.catalog import register_datasets
-from dynamic_routing.data.checks import check_datasets
+from dynamic_routing.data.checks import DatasetError, check_datasets
 from dynamic_routing.data.custom import register_custom_datasets
 from dynamic_routing.data.mapper import SemSegDatasetMapper
 
@@ -32,7 +32,32 @@ def prepare_datasets(cfg: CfgNode) -> None:
     """
     register_datasets()
     register_custom_datasets(cfg.DATASETS.CUSTOM)
-    check_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    check_datasets(names)
+    for name in names:
+        if is_sem_seg(name):
+            check_classes(cfg, name)
+
+
+def check_classes(cfg: CfgNode, dataset_name: str) -> None:
+    """Classes and ignored label of a data set must be those of the head.
+
+    Raises:
+        DatasetError: they are not; names both values.
+    """
+    metadata, head = MetadataCatalog.get(dataset_name), cfg.MODEL.SEM_SEG_HEAD
+    classes = len(metadata.stuff_classes)
+    if classes != head.NUM_CLASSES:
+        raise DatasetError(
+            f"data set {dataset_name} has {classes} classes, MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
+            f"{head.NUM_CLASSES}"
+        )
+    ignored = metadata.get("ignore_label", head.IGNORE_VALUE)
+    if ignored != head.IGNORE_VALUE:
+        raise DatasetError(
+            f"data set {dataset_name} ignores label {ignored}, MODEL.SEM_SEG_HEAD.IGNORE_VALUE is "
+            f"{head.IGNORE_VALUE}"
+        )
 
 
 def is_sem_seg(dataset_name: str) -> bool:

@@ -47,6 +47,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        check_budget_applies(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         on_gpu = next(model.parameters()).is_cuda
@@ -73,6 +74,7 @@ class Trainer(DefaultTrainer):
                 "nothing to resume in %s (no last_checkpoint): starting at iteration 0",
                 self.cfg.OUTPUT_DIR,
             )
+        self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume)
         if self.start_iter >= self.max_iter:
             logger.info("the run in %s is already complete", self.cfg.OUTPUT_DIR)
@@ -136,6 +138,20 @@ class Trainer(DefaultTrainer):
         return super().test(cfg, model, evaluators)
 
 
+def check_budget_applies(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse a budget that the model would silently ignore.
+
+    Raises:
+        ValueError: a budget on a model without losses on routes.
+    """
+    budget = cfg.MODEL.DYNAMIC_ROUTING.BUDGET
+    if (budget.LAMBDA or budget.TARGET_GMACS) and not isinstance(model, RoutingMixin):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no budget: set "
+            "BUDGET.LAMBDA and BUDGET.TARGET_GMACS to 0 or take a DynamicRouting one"
+        )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, without DistributedDataParallel around it."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -164,8 +180,8 @@ def evaluate_checkpoint(cfg: CfgNode) -> Any:
     if not cfg.MODEL.WEIGHTS:
         raise CheckpointError(
             "--eval-only needs weights: add MODEL.WEIGHTS path/to/model_final.pth "
-            "(or --resume for the newest checkpoint of OUTPUT_DIR)"
+            "(--resume takes the newest checkpoint of OUTPUT_DIR, if there is one)"
         )
     model = Trainer.build_model(cfg)
-    RoutingCheckpointer(model, cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+    RoutingCheckpointer(model, cfg.OUTPUT_DIR, strict=True).load(cfg.MODEL.WEIGHTS)
     return Trainer.test(cfg, model)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from dynamic_routing.modeling.config_checks import config_problems
 from dynamic_routing.routing import PUBLISHED_CELL
 
 
@@ -94,7 +95,7 @@ def _add_budget_keys(cfg: CfgNode) -> None:
     # Share of the iterations at which the cost should have reached the target.
     node.ARRIVE = 0.6
     # Iterations between two looks at the executed cost ...
-    node.PROBE_PERIOD = 10
+    node.PROBE_PERIOD = 50
     # ... and training images that each look takes.
     node.PROBE_IMAGES = 8
 
@@ -134,7 +135,7 @@ def get_config(config_file: str | Path | None = None, overrides: Sequence[str] =
 
     Raises:
         ConfigError: no such file, unreadable YAML, an unknown key (with the nearest known one),
-            or a value of the wrong type.
+            a value of the wrong type, or one that cannot work.
     """
     cfg = get_cfg()
     add_dynamic_routing_config(cfg)
@@ -146,6 +147,9 @@ def get_config(config_file: str | Path | None = None, overrides: Sequence[str] =
         raise ConfigError(f"overrides are pairs of KEY VALUE, got {' '.join(overrides)}")
     _explained(cfg, lambda: cfg.merge_from_list(_with_floats(cfg, overrides)))
     resolve_device(cfg)
+    problem = next(config_problems(cfg), None)
+    if problem:
+        raise ConfigError(problem)
     return cfg
 
 
@@ -190,13 +194,15 @@ def _explained(cfg: CfgNode, merge: Any) -> None:
         merge()
     except ConfigError:
         raise
+    except (KeyError, AssertionError) as error:  # yacs: str(KeyError) would add quotes
+        text = str(error.args[0]) if error.args else "unknown key"
+        unknown = re.search(r"Non-existent (?:config )?key: ([\w.-]+)", text)
+        if not unknown:
+            raise ConfigError(f"config cannot be read: {text}") from None
+        key = unknown.group(1)
+        raise ConfigError(f"unknown config key {key}{did_you_mean(key, known_keys(cfg))}") from None
     except Exception as error:  # yacs, YAML and file errors; each names its own cause
-        text = " ".join(str(error).strip("'\"").split())
-        unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
-        if unknown:
-            key = unknown.group(1)
-            hint = did_you_mean(key, known_keys(cfg))
-            raise ConfigError(f"unknown config key {key}{hint}") from None
+        text = " ".join(str(error).split())
         raise ConfigError(f"config cannot be read: {text or type(error).__name__}") from None
 
 

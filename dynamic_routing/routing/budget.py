@@ -112,7 +112,7 @@ class TargetBudgetLoss(nn.Module):
 
     pressure: Tensor
 
-    def __init__(self, cost: CostModel, *, threshold: float = 0.25) -> None:
+    def __init__(self, cost: CostModel, *, threshold: float = 1.0) -> None:
         super().__init__()
         if threshold <= 0:
             raise ValueError(f"budget threshold must be positive, got {threshold}")
@@ -179,7 +179,7 @@ class BudgetController:
     integral: float = 40.0
     derivative: float = 2.0
     limit: float = 10.0
-    smoothing: float = 0.4
+    smoothing: float = 0.6
     least_rate: float = 0.05
     first: float | None = None
     accumulated: float = 0.0

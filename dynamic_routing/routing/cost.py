@@ -145,7 +145,12 @@ class CostModel:
         return float(self.executed(self._uniform(1.0, height, width)))
 
     def closed_cost(self, height: int, width: int) -> float:
-        """Executed cost with every gate closed: the floor that no route can undercut."""
+        """Executed cost with every gate that can close closed: no route costs less.
+
+        Where gates cannot close (fixed, softmax) it is the cost with every gate open.
+        """
+        if not any(self._network.cell(n).gate.can_close for n in self.space.nodes):
+            return self.open_cost(height, width)
         return float(self.executed(self._uniform(0.0, height, width)))
 
     def _uniform(self, value: float, height: int, width: int) -> Routes:

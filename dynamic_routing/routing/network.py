@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +164,17 @@ class RoutingNetwork(RoutedModule):
                 for node in space.nodes
             }
         )
+        self._description = {
+            "operations": list(operations),
+            "activation": gate.activation,
+            "small gate": gate.small,
+            "stem padding": stem.padding,
+        }
         self.register_buffer("progress", torch.zeros(()), persistent=False)
+
+    def description(self) -> dict[str, Any]:
+        """What decides results without being a tensor, as plain values for a checkpoint."""
+        return {**self._description, "unreached rule": self.unreached}
 
     def channels(self, scale: int) -> int:
         """Channels of every feature map at ``scale``."""

@@ -53,7 +53,7 @@ def read_subgraph(name_or_path: str | Path, *, num_scales: int = 0) -> RoutingSp
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"sub-graph file {path} is no JSON: {error}") from None
     edges = content.get("edges") if isinstance(content, dict) else content
     if not isinstance(edges, list):
@@ -140,9 +140,10 @@ def copy_weights(source: RoutingNetwork, target: RoutingNetwork, subgraph: Subgr
     missing = [k for k, v in own.items() if k not in weights or weights[k].shape != v.shape]
     if missing:
         raise ValueError(f"the source network lacks {len(missing)} tensors, such as {missing[0]}")
+    gates = {node: target.cell(node).gate for node in target.space.nodes}
+    if not all(isinstance(gate, FixedGate) for gate in gates.values()):
+        raise ValueError("the target network of a sub-graph needs fixed gates")
     target.load_state_dict({k: weights[k] for k in own}, strict=False)
-    for node in target.space.nodes:
-        gate = target.cell(node).gate
-        if not isinstance(gate, FixedGate):
-            raise ValueError("the target network of a sub-graph needs fixed gates")
+    for node, gate in gates.items():
+        assert isinstance(gate, FixedGate), "checked above"
         gate.set_strength(subgraph.strengths[target.space.columns(node)])

@@ -94,6 +94,13 @@ def test_target_and_lambda_together_are_refused():
         small_model(BUDGET + "TARGET_GMACS", "0.5", BUDGET + "LAMBDA", "0.25")
 
 
+def test_gates_that_never_close_and_a_size_below_the_stride_are_refused(street):
+    with pytest.raises(ValueError, match=r"needs gates that close \(max_tanh\); .* is softmax"):
+        build(0.0134, "MODEL.DYNAMIC_ROUTING.GATE.ACTIVATION", "softmax")
+    with pytest.raises(ValueError, match=r"TARGET_SIZE must be at least 32x32, got \(31, 64\)"):
+        build(0.0134, BUDGET + "TARGET_SIZE", "[31, 64]")
+
+
 def test_controller_gets_its_target_as_a_share_of_the_ceiling(street):
     floor, ceiling = bounds(small_model())
     target = 0.5 * (floor + ceiling)
@@ -228,7 +235,7 @@ def test_hook_probes_every_period_and_sets_the_pressure():
         value = expected.update(first / 50, 0.6 - first / 500)
         found = [pressures[i] for i in range(first, first + 10)]
         assert found == pytest.approx([value] * 10), first
-    assert len(set(pressures.values())) == 4
+    assert len(set(pressures.values())) == 5
 
 
 def test_hook_logs_gmacs_at_the_iteration_of_the_probe():

@@ -193,13 +193,13 @@ def test_test_sh_runs_every_check_and_hands_arguments_on(installed):
         ["-m", "ruff", "check", "--quiet", "."],
         ["-m", "ruff", "format", "--check", "--quiet", "."],
         ["-m", "mypy", "dynamic_routing"],
-        ["-m", "pytest", "-m", "not slow", "-k", "two words"],
+        ["-m", "pytest", "-n", "2", "-m", "not slow", "-k", "two words"],
     ]
 
 
 def test_without_quick_no_test_is_left_out(installed):
     assert installed.run("test.sh")[0] == 0
-    assert installed.calls()[-1][1:] == ["-m", "pytest"]
+    assert installed.calls()[-1][1:] == ["-m", "pytest", "-n", "2"]
 
 
 def test_a_failing_check_ends_the_run(installed):
@@ -225,4 +225,4 @@ def test_an_absolute_output_folder_stays(installed, tmp_path):
 def test_ci_calls_test_sh_from_any_folder(installed, tmp_path):
     status, lines = installed.run(".ci/run", cwd=tmp_path)
     assert status == 0 and lines[-1].startswith("OK in ")
-    assert installed.calls()[-1][1:] == ["-m", "pytest"]
+    assert installed.calls()[-1][1:] == ["-m", "pytest", "-n", "2"]
