@@ -40,12 +40,12 @@ class Example:
 
 def easy_and_hard(gates: GatesFile, *, cost: str = "gmacs") -> list[Example]:
     """The image on which the network spent least and the one on which it spent most."""
-    spent = gates.costs[cost]
+    spent, unit = gates.costs[cost], cost.replace("gmacs", "GMACs")
     cheapest, dearest = int(np.argmin(spent)), int(np.argmax(spent))
     return [
-        Example("easy", f"Easy: the cheapest image, {spent[cheapest]:.4g} {cost}",
+        Example("easy", f"Easy: the cheapest image, {spent[cheapest]:.4g} {unit}",
                 gates.file_names[cheapest]),
-        Example("hard", f"Hard: the dearest image, {spent[dearest]:.4g} {cost}",
+        Example("hard", f"Hard: the dearest image, {spent[dearest]:.4g} {unit}",
                 gates.file_names[dearest]),
     ]  # fmt: skip
 
