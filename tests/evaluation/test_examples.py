@@ -55,8 +55,8 @@ def test_cheapest_image_is_easy_and_dearest_hard(costs, easy, hard):
     first, second = easy_and_hard(gates(costs))
     assert (first.name, second.name) == ("easy", "hard")
     assert first.file_name == f"folder/{easy}.png" and second.file_name == f"folder/{hard}.png"
-    assert f"{costs[easy]:.4g} gmacs" in first.caption
-    assert f"{costs[hard]:.4g} gmacs" in second.caption
+    assert f"{costs[easy]:.4g} GMACs" in first.caption
+    assert f"{costs[hard]:.4g} GMACs" in second.caption
 
 
 def test_palette_of_cityscapes_is_the_official_one(root):
