@@ -128,7 +128,7 @@ def write_results(cfg: Any, output: Path, untrained: dict[str, Any], pictures: l
     gates = load_gates(run / "inference" / f"gates_{cfg.DATASETS.TEST[0]}.npz")
     columns = {"trained": trained, "untrained": untrained}
     metrics = {name: run_folder.flatten(results) for name, results in columns.items()}
-    content = json.dumps(metrics, indent=1, allow_nan=True)
+    content = json.dumps(metrics, indent=1, allow_nan=False)
     write_atomically(output / "metrics.json", content.encode("utf-8"))
     report = ReportData(
         title="dynamic_routing: demo on generated street scenes",

@@ -40,9 +40,10 @@ def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
 
 
 def flatten(results: Results) -> dict[str, float]:
-    """``group/metric`` -> value, without what is not a number."""
+    """``group/metric`` -> value, without what is no finite number."""
     flat = {f"{g}/{name}": value for g, values in results.items() for name, value in values.items()}
-    return {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+    numbers = {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+    return {k: v for k, v in numbers.items() if math.isfinite(v)}
 
 
 def summarise(results: Results) -> dict[str, float | int | str]:

@@ -94,7 +94,11 @@ def common_subgraph(routes: Routes, *, share: float = COMMON_SHARE) -> Subgraph:
         raise ValueError("a sub-graph needs the route of at least one image, got none")
     taken, passing = _usage(routes)
     often = taken.double().mean(dim=0) >= share
-    chosen = [edge for i, edge in enumerate(routes.space.edges) if often[i]]
+    chosen = [
+        edge
+        for i, edge in enumerate(routes.space.edges)
+        if often[i] and _delivers(routes, edge, passing)
+    ]
     try:
         space = routes.space.subspace(chosen)
     except ValueError:
@@ -116,14 +120,24 @@ def _usage(routes: Routes) -> tuple[Tensor, Tensor]:
     return taken, passing
 
 
+def _is_skipped(routes: Routes, edge: Edge, passing: Tensor) -> bool:
+    """Whether most images that reach the edge's cell skip it."""
+    node = routes.space.node_index[edge.source]
+    return int(passing[:, node].sum()) > int(routes.running[:, node].sum())
+
+
+def _delivers(routes: Routes, edge: Edge, passing: Tensor) -> bool:
+    """Whether the static cell would send anything along an edge."""
+    if _is_skipped(routes, edge, passing):
+        return edge.kind == "keep"
+    return _strength(routes, edge, passing) > 0
+
+
 def _strength(routes: Routes, edge: Edge, passing: Tensor) -> float:
     """Average gate of an edge over the images that have it open; 0 for a skipped cell."""
-    node = routes.space.node_index[edge.source]
-    column = routes.space.edge_index[edge]
-    runs = routes.running[:, node]
-    if int(passing[:, node].sum()) > int(runs.sum()):
+    if _is_skipped(routes, edge, passing):
         return 0.0
-    gates = routes.gates[:, column]
+    gates = routes.gates[:, routes.space.edge_index[edge]]
     return float(gates[gates > 0].mean()) if bool((gates > 0).any()) else 0.0
 
 

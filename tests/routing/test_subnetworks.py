@@ -421,3 +421,20 @@ def test_broken_sub_graph_file_is_refused(tmp_path, what):
 def test_name_that_is_neither_file_nor_architecture_is_refused(name):
     with pytest.raises(ValueError, match="neither a file nor one of fcn_32s, deeplab_v3, unet"):
         read_subgraph(name)
+
+
+def test_mostly_skipped_cells_leave_no_unreached_cell_behind():
+    space = RoutingSpace.grid(6)
+    sources = [space.node_index[e.source] for e in space.edges]
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(200):
+        gates = torch.rand(9, len(space.edges), generator=generator) - 0.7
+        network_like = Routes(space, gates.clamp(min=0), "absent", (64, 64))
+        reached = network_like.reached
+        routes = Routes(space, network_like.gates * reached[:, sources], "absent", (64, 64))
+        try:
+            subgraph = common_subgraph(routes, share=0.2 + 0.01 * (trial % 30))
+        except ValueError:
+            continue
+        static = Routes(subgraph.space, subgraph.strengths[None].float(), "absent", (64, 64))
+        assert bool(static.reached.all())
