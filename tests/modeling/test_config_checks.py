@@ -1,0 +1,49 @@
+"""Values that cannot work are refused before anything is built, each in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynamic_routing.modeling import ConfigError
+from tests.modeling.builders import small_config
+
+BUDGET = "MODEL.DYNAMIC_ROUTING.BUDGET."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["MODEL.META_ARCHITECTURE", "Foo"], "META_ARCHITECTURE 'Foo' is not registered"),
+        (["MODEL.BACKBONE.NAME", "Foo"], "BACKBONE.NAME 'Foo' .*build_dynamic_routing_backbone"),
+        (["MODEL.SEM_SEG_HEAD.NAME", "Foo"], "SEM_SEG_HEAD.NAME 'Foo' .*DynamicRoutingSemSegHead"),
+        (["MODEL.DYNAMIC_ROUTING.NORM", "Foo"], "DYNAMIC_ROUTING.NORM 'Foo' is unknown"),
+        (["MODEL.SEM_SEG_HEAD.NORM", "Foo"], "SEM_SEG_HEAD.NORM 'Foo' is unknown"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' is unknown; allowed: auto, cpu"),
+        (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER must be at least 1, got 0"),
+        (["SOLVER.IMS_PER_BATCH", "0"], "IMS_PER_BATCH must be at least 1, got 0"),
+        ([BUDGET + "PROBE_PERIOD", "0"], "PROBE_PERIOD must be at least 1, got 0"),
+        ([BUDGET + "PROBE_IMAGES", "0"], "PROBE_IMAGES must be at least 1, got 0"),
+        ([BUDGET + "LAMBDA", "-1"], "LAMBDA must be at least 0, got -1"),
+        ([BUDGET + "TARGET_GMACS", "-1"], "TARGET_GMACS must be at least 0, got -1"),
+        ([BUDGET + "MU", "1.5"], r"MU must be in \[0, 1\], got 1.5"),
+        ([BUDGET + "START", "-0.1"], r"START must be in \[0, 1\], got -0.1"),
+        ([BUDGET + "ARRIVE", "5"], r"ARRIVE must be in \[0, 1\], got 5"),
+        (
+            [BUDGET + "TARGET_GMACS", "1", BUDGET + "START", "0.7"],
+            "START 0.7 must lie before BUDGET.ARRIVE 0.6",
+        ),
+        (["INPUT.SCALE_RANGE", "[1]"], r"SCALE_RANGE must be two positive numbers, got \[1\]"),
+        (["INPUT.SEM_SEG_CROP", "[0, 9]"], r"SEM_SEG_CROP must be two positive .* \[0, 9\]"),
+        ([BUDGET + "TARGET_SIZE", "[64]"], r"TARGET_SIZE must be two positive .* \[64\]"),
+        (["MODEL.PIXEL_MEAN", "[1.0]"], "need 3 values for INPUT.FORMAT BGR, got 1 and 3"),
+    ],
+)
+def test_impossible_value_is_one_line(overrides, said):
+    with pytest.raises(ConfigError, match=said) as info:
+        small_config(*overrides)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "naiveSyncBN", "GN", "FrozenBN", ""])
+def test_every_norm_of_detectron2_is_allowed(norm):
+    assert small_config("MODEL.DYNAMIC_ROUTING.NORM", norm).MODEL.DYNAMIC_ROUTING.NORM == norm
