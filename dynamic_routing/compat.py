@@ -7,6 +7,7 @@ dropped once upstream is fixed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -57,6 +58,22 @@ def load_label_image(path: str, dtype: DTypeLike | None = None) -> np.ndarray:
             f"label image {path} holds {labels.max()}, which {np.dtype(dtype)} cannot hold"
         )
     return result
+
+
+class OneLineErrors(logging.Filter):
+    """For Detectron2's training loop: it logs a traceback for every error, ours need one line.
+
+    Symptom: a broken image or a NaN prints a page of traceback before the program's own message.
+    Cause: ``detectron2.engine.train_loop`` logs and raises again. An error that the caller reports
+    (ValueError, OSError) loses its traceback here; everything else keeps it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without the traceback of a user's error."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ValueError | OSError):
+            record.exc_info = None
+        return True
 
 
 class _NumpyProxy:

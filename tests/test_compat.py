@@ -1,6 +1,7 @@
 """Every work-around cures its symptom and leaves nothing behind."""
 
 import json
+import logging
 from importlib import import_module
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from dynamic_routing.compat import (
     CITYSCAPES_EVALUATION_MODULES,
+    OneLineErrors,
     cityscapes_numpy_proxy,
     load_label_image,
 )
@@ -88,3 +90,10 @@ def test_proxy_is_taken_away(scripts, fails):
         assert fails
     after = [(script.np, script.writeDict2JSON) for script in scripts]
     assert all(x[0] is y[0] is np and x[1] is y[1] for x, y in zip(before, after))
+
+
+@pytest.mark.parametrize(("error", "pages"), [(ValueError("x"), False), (KeyError("x"), True)])
+def test_only_errors_of_the_program_keep_their_traceback(error, pages):
+    record = logging.LogRecord("d2", logging.ERROR, "f", 1, "m", (), (type(error), error, None))
+    assert OneLineErrors().filter(record)
+    assert bool(record.exc_info) == pages
