@@ -10,7 +10,8 @@
     images         reads image files safely; mapper, detection_mapper use it
     augmentation   random scale, crop with padding, flip
 
-Names are imported on first use: the generators work without Detectron2, and DETECTRON2_DATASETS may still be set after this package is imported.
+Names are imported on first use: the generators work without Detectron2, and DETECTRON2_DATASETS may
+still be set after this package is imported.
 """
 
 from __future__ import annotations
