@@ -3,6 +3,9 @@
 Csaba et al. 2022, Sec. 3.2: with the weights fixed, k-means gives the centres mu_k and the one
 sigma^2 of the loss. The paper treats no empty cluster; here they are found, reported and, if
 wished, started anew at the images that are farthest from any centre.
+
+SciPy and scikit-learn are imported where they are used: they take two seconds, and a training
+without clusters needs neither.
 """
 
 from __future__ import annotations
@@ -12,10 +15,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
 from dynamic_routing.divdr.loss import check_clusters
 
@@ -46,7 +45,7 @@ class Clustering:
         sizes: K numbers of rows; 0 is an empty cluster.
         inertia: sum_n ||A(x_n) - mu(x_n)||^2.
         distinct_routes: different rows at :data:`ROUTE_DECIMALS` decimals.
-        seconds: wall time.
+        seconds: wall time; of the first call with the import of scikit-learn.
         degenerate: clusters that were empty, or on another one, among the given centres.
         reseeded: those of them that were started anew.
         collapse_reason: one line if there are fewer distinct routes than clusters, else empty.
@@ -106,6 +105,8 @@ def cluster(
     Raises:
         ValueError: fewer rows than clusters, values that are not finite, or wrong shapes.
     """
+    from threadpoolctl import threadpool_limits
+
     start = time.perf_counter()
     rows = np.ascontiguousarray(activations, dtype=np.float32)
     _check(rows, num_clusters, initial_centres)
@@ -147,6 +148,8 @@ def match_clusters(new: np.ndarray, old: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: the shapes differ.
     """
+    from scipy.optimize import linear_sum_assignment
+
     if new.shape != old.shape:
         raise ValueError(f"old and new centres differ in shape: {old.shape} and {new.shape}")
     distances = np.linalg.norm(old[:, None].astype(np.float64) - new[None], axis=2)
@@ -217,6 +220,9 @@ def _lloyd(
     rows: np.ndarray, count: int, init: str | np.ndarray, seed: int, iterations: int, starts: int
 ) -> np.ndarray:
     """Centres (count, A) that scikit-learn finds."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     means = KMeans(count, init=init, n_init=starts, max_iter=iterations, random_state=seed)
     with warnings.catch_warnings():
         # Fewer distinct rows than clusters: said better by Clustering.collapse_reason.

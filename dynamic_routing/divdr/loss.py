@@ -189,6 +189,13 @@ class DivDRLoss(nn.Module):
         self.variance.fill_(variance)
         self.ready.fill_(True)
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forget the clusters: the loss is 0 until the next clustering."""
+        self.centres.zero_()
+        self.variance.fill_(1)
+        self.ready.fill_(False)
+
     def assign(self, routes: Routes) -> Assignment:
         """The cluster of each image, without gradient.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
@@ -12,7 +13,12 @@ from dynamic_routing.evaluation.sem_seg import build_sem_seg_evaluators
 
 
 def build_evaluator(
-    dataset_name: str, output_dir: str | Path, *, routed: bool, cost: Cost | None = None
+    dataset_name: str,
+    output_dir: str | Path,
+    *,
+    routed: bool,
+    cost: Cost | None = None,
+    centres: np.ndarray | None = None,
 ) -> DatasetEvaluator:
     """The data set's own evaluators plus, for routed models, the :class:`RoutingEvaluator`.
 
@@ -21,6 +27,7 @@ def build_evaluator(
         output_dir: folder for predictions and gates.
         routed: whether the model's outputs carry routes.
         cost: what a route costs, for the routing evaluator.
+        centres: (K, A) of the model's clusters, for the routing evaluator.
 
     Raises:
         ValueError: a data set whose ``evaluator_type`` has no evaluator here.
@@ -32,5 +39,5 @@ def build_evaluator(
         build_sem_seg_evaluators(dataset_name, str(output_dir))
     )
     if routed:
-        evaluators.append(RoutingEvaluator(dataset_name, output_dir, cost=cost))
+        evaluators.append(RoutingEvaluator(dataset_name, output_dir, cost=cost, centres=centres))
     return DatasetEvaluators(evaluators)
