@@ -164,6 +164,14 @@ class DivDRLoss(nn.Module):
         self.register_buffer("variance", torch.ones(()))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
 
+    def extra_repr(self) -> str:
+        """The settings, where a model is printed."""
+        clusters, dim = self.centres.shape
+        return (
+            f"{clusters} clusters, A = {dim}, weight={self.weight}, margin={self.margin}, "
+            f"norm_power={self.norm_power}"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: all but the sink, so that a copy collects nothing."""
         return {**self.__dict__, "sink": None}

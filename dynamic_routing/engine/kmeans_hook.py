@@ -106,6 +106,8 @@ class GateKMeansHook(HookBase):
             message = comm.all_gather(message)[0]
         if message is None:
             return
+        if self._last is None:
+            logger.info("iteration %d: first clusters, the DivDR loss starts", self.trainer.iter)
         centres, variance = message
         self._loss.set_clusters(torch.from_numpy(centres), variance)
         self._last = self.trainer.iter

@@ -225,6 +225,7 @@ def test_clusters_are_part_of_the_checkpoint():
     file.seek(0)
     twin.load_state_dict(torch.load(file, weights_only=True))
     assert set(loss.state_dict()) == {"centres", "variance", "ready"}
+    assert f"2 clusters, A = {SPACE.activation_dim}, weight=0.5, margin=1.0" in repr(loss)
     assert bool(twin.ready) and twin(routes()) == loss(routes())
     assert torch.equal(twin.assign(routes()).clusters, loss.assign(routes()).clusters)
 
