@@ -19,6 +19,7 @@ from torch import nn
 from dynamic_routing.engine.budget_hook import build_budget_hook
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.hooks import BestCheckpoint, TrainingProgress
+from dynamic_routing.engine.kmeans_hook import build_kmeans_hook
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader
 from dynamic_routing.engine.solver import (
     build_lr_scheduler,
@@ -28,7 +29,7 @@ from dynamic_routing.engine.solver import (
 from dynamic_routing.engine.train_step import TrainStep
 from dynamic_routing.evaluation.build import build_evaluator
 from dynamic_routing.modeling.cost import RouteCosts
-from dynamic_routing.modeling.meta_arch import RoutingMixin
+from dynamic_routing.modeling.meta_arch import RoutingMixin, cluster_centres
 from dynamic_routing.modeling.test_time_augmentation import with_test_time_augmentation
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,9 @@ class Trainer(DefaultTrainer):
         target = build_budget_hook(self.cfg, unwrapped(self.model))
         if target is not None:
             found.insert(1, target)
+        clustering = build_kmeans_hook(self.cfg, unwrapped(self.model))
+        if clustering is not None:
+            found.insert(1, clustering)
         best = self.cfg.TEST.BEST_METRIC
         if best and self.cfg.DATASETS.TEST and comm.is_main_process():
             # Behind the evaluation, before the writers.
@@ -127,6 +131,7 @@ class Trainer(DefaultTrainer):
             folder,
             routed=routed,
             cost=cost,
+            centres=None if model is None else cluster_centres(model),
             keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
         )
 

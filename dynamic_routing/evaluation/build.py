@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
@@ -33,6 +34,7 @@ def build_evaluator(
     *,
     routed: bool,
     cost: Cost | None = None,
+    centres: np.ndarray | None = None,
     keypoint_sigmas: Sequence[float] = (),
 ) -> DatasetEvaluator:
     """The data set's own evaluators plus, for routed models, the :class:`RoutingEvaluator`.
@@ -42,6 +44,7 @@ def build_evaluator(
         output_dir: folder for predictions and gates.
         routed: whether the model's outputs carry routes.
         cost: what a route costs, for the routing evaluator.
+        centres: (K, A) of the model's clusters, for the routing evaluator.
         keypoint_sigmas: OKS sigmas of "coco" data sets with keypoints, empty for COCO's own.
 
     Raises:
@@ -57,5 +60,5 @@ def build_evaluator(
         )
     evaluators = list(builders[kind](dataset_name, output_dir))
     if routed:
-        evaluators.append(RoutingEvaluator(dataset_name, output_dir, cost=cost))
+        evaluators.append(RoutingEvaluator(dataset_name, output_dir, cost=cost, centres=centres))
     return DatasetEvaluators(evaluators)

@@ -9,6 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.layers import get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
+from dynamic_routing.divdr.loss import NORM_POWERS
+from dynamic_routing.divdr.sources import SOURCES
 from dynamic_routing.modeling.neck import NECKS
 
 TRIAL_CHANNELS = 32
@@ -18,6 +20,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     """One line for each key whose value cannot work: what was given and what is allowed."""
     yield from _names(cfg)
     yield from _numbers(cfg)
+    yield from _divdr(cfg)
     yield from _lengths(cfg)
 
 
@@ -65,6 +68,37 @@ def _numbers(cfg: CfgNode) -> Iterator[str]:
             yield f"MODEL.DYNAMIC_ROUTING.BUDGET.{name} must be in [0, 1], got {budget[name]}"
     if budget.TARGET_GMACS > 0 and not budget.START < budget.ARRIVE:
         yield f"BUDGET.START {budget.START} must lie before BUDGET.ARRIVE {budget.ARRIVE}"
+
+
+def _divdr(cfg: CfgNode) -> Iterator[str]:
+    divdr, prefix = cfg.MODEL.DYNAMIC_ROUTING.DIVDR, "MODEL.DYNAMIC_ROUTING.DIVDR."
+    clusters = divdr.NUM_CLUSTERS
+    if clusters < 0 or clusters == 1:
+        yield (
+            f"{prefix}NUM_CLUSTERS must be 0 (off) or at least 2, got {clusters} (one cluster is "
+            "the trivial solution: no other centre to keep away from)"
+        )
+    for name, least in (
+        ("WEIGHT", 0),
+        ("MARGIN", 0),
+        ("PERIOD", 1),
+        ("START_ITER", 0),
+        ("SUBSET_SIZE", max(clusters, 1)),
+        ("MAX_IMAGES", max(clusters, 1)),
+    ):
+        if divdr[name] < least:
+            yield f"{prefix}{name} must be at least {least}, got {divdr[name]}"
+    if divdr.NORM_POWER not in NORM_POWERS:
+        yield f"{prefix}NORM_POWER must be one of {NORM_POWERS}, got {divdr.NORM_POWER}"
+    if divdr.SOURCE not in SOURCES:
+        yield f"{prefix}SOURCE {divdr.SOURCE!r} is unknown; allowed: {', '.join(SOURCES)}"
+    if divdr.PERIOD_FINAL and divdr.PERIOD_FINAL < divdr.PERIOD:
+        yield f"{prefix}PERIOD_FINAL must be 0 or at least PERIOD, got {divdr.PERIOD_FINAL}"
+    if clusters and divdr.START_ITER >= cfg.SOLVER.MAX_ITER:
+        yield (
+            f"{prefix}START_ITER {divdr.START_ITER} must lie before SOLVER.MAX_ITER "
+            f"{cfg.SOLVER.MAX_ITER}"
+        )
 
 
 def _lengths(cfg: CfgNode) -> Iterator[str]:

@@ -81,6 +81,8 @@ class Routes:
         image_size: (height, width) in pixels of the tensor that was routed, padding included.
         logits: (N, E), the gates before their activation; kept in dense training only, where a
             loss may want to reach gates that are closed.
+        cluster: (N,) int64, nearest cluster of each image, if the network has clusters (DivDR).
+        cluster_distance: (N,) float32, Euclidean distance in A-space to the cluster's centre.
     """
 
     space: RoutingSpace
@@ -88,6 +90,8 @@ class Routes:
     rule: str
     image_size: tuple[int, int]
     logits: Tensor | None = None
+    cluster: Tensor | None = None
+    cluster_distance: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.gates.ndim != 2 or self.gates.shape[1] != len(self.space.edges):
@@ -105,12 +109,28 @@ class Routes:
         if not isinstance(index, slice):
             position = range(len(self))[operator.index(index)]
             index = slice(position, position + 1)
-        logits = None if self.logits is None else self.logits[index]
-        return replace(self, gates=self.gates[index], logits=logits)
+
+        def part(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else rows[index]
+
+        return replace(
+            self,
+            gates=self.gates[index],
+            logits=part(self.logits),
+            cluster=part(self.cluster),
+            cluster_distance=part(self.cluster_distance),
+        )
 
     def detach(self) -> Routes:
         """The same gates outside the autograd graph, on the CPU, in float32."""
-        return replace(self, gates=self.gates.detach().float().cpu(), logits=None)
+        distance = self.cluster_distance
+        return replace(
+            self,
+            gates=self.gates.detach().float().cpu(),
+            logits=None,
+            cluster=None if self.cluster is None else self.cluster.cpu(),
+            cluster_distance=None if distance is None else distance.detach().cpu(),
+        )
 
     @property
     def open(self) -> Tensor:
