@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,9 @@ class PassSource:
         names: list[str] = []
         rows = [np.empty((0, self._dim), dtype=np.float32)]
         with evaluation_mode(self._model):
-            for batch in self._loader:
-                names += [image_id(inputs) for inputs in batch]
-                rows.append(backbone_routes(self._model, batch).detach().activations().numpy())
+            for inputs in chain.from_iterable(self._loader):  # sizes differ: one by one
+                names.append(image_id(inputs))
+                rows.append(backbone_routes(self._model, [inputs]).detach().activations().numpy())
         stamps = np.full(len(names), iteration, dtype=np.int64)
         return merged(self._gather(Snapshot(tuple(names), np.concatenate(rows), stamps)))
 
