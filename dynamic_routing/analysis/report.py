@@ -12,6 +12,12 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
+from dynamic_routing.analysis.clusters import (
+    ClusteredRoutes,
+    average_route_figure,
+    cluster_table,
+    map_figure,
+)
 from dynamic_routing.analysis.curves import TrainingLog, training_figure
 from dynamic_routing.analysis.drawing import draw_route
 from dynamic_routing.analysis.page import PAGE, STYLE
@@ -65,6 +71,7 @@ class RunReport:
         statistics: routes over a data set.
         pictures: for example of an easy and a hard image.
         settings: configuration keys and values.
+        clusters: of a network that was trained with DivDR; None for another one.
         class_metric: what ``per_class`` holds.
     """
 
@@ -76,6 +83,7 @@ class RunReport:
     statistics: RouteStatistics | NotAvailable
     pictures: tuple[Picture, ...] | NotAvailable
     settings: Values | NotAvailable
+    clusters: ClusteredRoutes | None = None
     class_metric: str = "IoU"
 
 
@@ -122,6 +130,7 @@ def _run(run: RunReport) -> str:
         _section("Evaluation", run.evaluation, _evaluation),
         _section(f"{run.class_metric} of each class (%)", run.per_class, _per_class),
         _section("Routes", run.statistics, _routes),
+        "" if run.clusters is None else _section("Clusters", run.clusters, _clusters),
         _section("Pictures", run.pictures, _pictures),
         _section("Settings", run.settings, _folded_settings),
     ]
@@ -259,6 +268,20 @@ def _edge_list(heading: str, edges: tuple[Edge, ...]) -> str:
         f"<details><summary>{escape(heading)} ({len(edges)})</summary>"
         f"<p>{escape(names)}</p></details>"
     )
+
+
+def _clusters(clusters: ClusteredRoutes) -> str:
+    """Numbers of each cluster, the map of A-space, and the average route of each cluster."""
+    parts = [
+        _columns_table("cluster", cluster_table(clusters), format_value),
+        _image(encode_png(map_figure(clusters)), "Routes of the images in A-space, by cluster."),
+    ]
+    for k in range(len(clusters)):
+        images = len(clusters.rows(k))
+        if images:
+            caption = f"Cluster {k}: how often its {images} images open each edge."
+            parts.append(_image(encode_png(average_route_figure(clusters, k)), caption))
+    return "\n".join(parts)
 
 
 def _pictures(pictures: tuple[Picture, ...]) -> str:

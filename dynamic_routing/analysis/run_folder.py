@@ -29,6 +29,10 @@ SUMMARY = {
     "routing/backbone_gmacs_avg": "GMACs of the backbone alone, average",
     "routing/paper_gflops_avg": "FLOPs as the papers count, average (G)",
     "routing/ms_avg": "milliseconds an image",
+    "routing/divdr_inter": "inter: mean distance of the clusters' centres",
+    "routing/divdr_intra_pair": "intra: mean distance of two images of a cluster",
+    "routing/divdr_intra_center": "intra: mean distance to the centre",
+    "routing/divdr_silhouette": "silhouette of the clusters",
     "routing/distinct_routes": "distinct routes",
     "routing/images": "images",
 }

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynamic_routing.analysis.clusters import ClusteredRoutes
 from dynamic_routing.analysis.curves import TrainingLog, read_training_log
 from dynamic_routing.analysis.report import NotAvailable, Picture, RunReport
 from dynamic_routing.analysis.run_folder import Results, flat_settings, summarise
-from dynamic_routing.analysis.statistics import RouteStatistics, route_statistics
-from dynamic_routing.evaluation.gates_file import GatesFileError, load_gates
+from dynamic_routing.analysis.statistics import route_statistics
+from dynamic_routing.evaluation.gates_file import GatesFile, GatesFileError, load_gates
 
 CLASS_METRICS = (("sem_seg", "IoU-", "IoU"), ("segm", "AP-", "mask AP"), ("bbox", "AP-", "box AP"))
 """Group of results, prefix of its entries by class, and what they are called."""
@@ -38,15 +39,17 @@ def run_report(
     """
     own = next(iter(results.values()))
     group, metric = class_metric(own)
+    gates = _gates(run / "inference" / f"gates_{dataset_name}.npz")
     return RunReport(
         title=title,
         summary=summarise(own),
         training=_training_log(run),
         evaluation={name: _numbers(summarise(found)) for name, found in results.items()},
         per_class={name: by_class(found, group) for name, found in results.items()},
-        statistics=_statistics(run / "inference" / f"gates_{dataset_name}.npz"),
+        statistics=gates if isinstance(gates, NotAvailable) else route_statistics(gates.routes),
         pictures=tuple(pictures),
         settings=flat_settings(settings),
+        clusters=None if isinstance(gates, NotAvailable) else _clusters(gates),
         class_metric=metric,
     )
 
@@ -77,8 +80,18 @@ def _training_log(run: Path) -> TrainingLog | NotAvailable:
         return NotAvailable(f"metrics.json: {error}")
 
 
-def _statistics(path: Path) -> RouteStatistics | NotAvailable:
+def _gates(path: Path) -> GatesFile | NotAvailable:
     try:
-        return route_statistics(load_gates(path).routes)
+        return load_gates(path)
     except (OSError, GatesFileError) as error:
         return NotAvailable(str(error))
+
+
+def _clusters(gates: GatesFile) -> ClusteredRoutes | None:
+    """The clusters of a gates file, if its network has any."""
+    found = gates.clusters
+    if found is None:
+        return None
+    return ClusteredRoutes(
+        gates.routes, found.labels, found.distances, found.centres, dict(gates.costs)
+    )

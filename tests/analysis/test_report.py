@@ -23,6 +23,7 @@ from dynamic_routing.analysis.report import (
 )
 from dynamic_routing.analysis.statistics import route_statistics
 from dynamic_routing.routing import Routes, RoutingSpace
+from tests.analysis.test_clusters import clustered
 
 SPACE = RoutingSpace.grid(4, num_scales=3)
 EVIL = "<script>alert('x')</script> & \"quotes\" {braces}"
@@ -91,6 +92,13 @@ def test_page_is_complete_and_self_contained(tmp_path):
         Image.open(io.BytesIO(content)).verify()
     assert "http" not in re.sub(r"http-equiv", "", html) and "url(" not in html
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_clusters_have_a_table_a_map_and_a_route_each(tmp_path):
+    page = Page(render_report(example(tmp_path, clusters=clustered())))
+    assert "Clusters" in page.text and "cluster 2" in page.text
+    assert len(page.sources) == 3 + 1 + 3
+    assert "Clusters" not in Page(render_report(example(tmp_path))).text
 
 
 def test_several_runs_stand_one_after_the_other(tmp_path):
