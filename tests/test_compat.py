@@ -63,6 +63,13 @@ def test_proxy_offers_what_the_scripts_call(scripts):
             assert script.np.unique is np.unique
 
 
+def test_proxy_gives_an_empty_sum_a_last_element(scripts):
+    with cityscapes_numpy_proxy():
+        for script in scripts:
+            assert script.np.cumsum(np.array([])).tolist() == [0.0]
+            assert script.np.cumsum(np.array([1, 2])).tolist() == [1, 3]
+
+
 def test_proxy_writes_no_file(scripts, tmp_path):
     with cityscapes_numpy_proxy():
         scripts[1].writeDict2JSON({"a": 1}, str(tmp_path / "matches.json"))

@@ -30,7 +30,7 @@ from dynamic_routing.engine.train_step import TrainStep
 from dynamic_routing.evaluation.build import build_evaluator
 from dynamic_routing.modeling.cost import RouteCosts
 from dynamic_routing.modeling.meta_arch import RoutingMixin, cluster_centres
-from dynamic_routing.modeling.test_time_augmentation import SemanticSegmentorWithTTA
+from dynamic_routing.modeling.test_time_augmentation import with_test_time_augmentation
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,14 @@ class Trainer(DefaultTrainer):
         folder = Path(cfg.OUTPUT_DIR) / "inference"
         routed = is_routed(cfg)
         cost = RouteCosts(model) if routed and model is not None else None
-        centres = None if model is None else cluster_centres(model)
-        return build_evaluator(dataset_name, folder, routed=routed, cost=cost, centres=centres)
+        return build_evaluator(
+            dataset_name,
+            folder,
+            routed=routed,
+            cost=cost,
+            centres=None if model is None else cluster_centres(model),
+            keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
@@ -137,9 +143,7 @@ class Trainer(DefaultTrainer):
             names = cfg.DATASETS.TEST
             evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
         if cfg.TEST.AUG.ENABLED:
-            model = SemanticSegmentorWithTTA(
-                bare, scales=cfg.TEST.AUG.SCALES, flip=cfg.TEST.AUG.FLIP
-            )
+            model = with_test_time_augmentation(cfg, bare)
         return super().test(cfg, model, evaluators)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode
 from torch import nn
 
 from dynamic_routing.divdr.loss import DivDRLoss
+from dynamic_routing.modeling.cost import routed_network
 from dynamic_routing.routing import FIXED, RoutingNetwork
 from dynamic_routing.routing.budget import BudgetLoss, BudgetSchedule, TargetBudgetLoss
 from dynamic_routing.routing.cost import CostModel
@@ -58,3 +61,13 @@ def _divdr_losses(cfg: CfgNode, network: RoutingNetwork) -> list[nn.Module]:
             norm_power=divdr.NORM_POWER,
         )
     ]
+
+
+def with_routing_losses(cfg: CfgNode, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a meta-architecture (``from_config``), with the losses on routes.
+
+    Raises:
+        ValueError: ``arguments["backbone"]`` has no routing network.
+    """
+    network = routed_network(arguments["backbone"])
+    return {**arguments, "routing_losses": build_routing_losses(cfg, network)}
