@@ -67,6 +67,7 @@ class ChildTrainings:
         Args:
             overrides: name -> alternating keys and values.
         """
+        self._stopped = False
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self._train, name, more) for name, more in overrides.items()]
             try:
