@@ -4,7 +4,8 @@
 Example:
     python tools/run_demo.py --quick --output /tmp/demo
 
-Two networks: semantic segmentation of street scenes, and Mask R-CNN on pictures in COCO's format.
+Two networks, both trained with DivDR: semantic segmentation of street scenes, and Mask R-CNN on
+pictures in COCO's format.
 Leaves DIR/report.html, DIR/metrics.json, the generated data in DIR/data, the segmentation run in
 DIR/run with DIR/pictures, and the other one in DIR/instances. A run that was killed is continued; a
 complete one is done again.
@@ -54,15 +55,15 @@ class Job:
 
 
 FULL = (
-    Job("Semantic segmentation", "", "cityscapes", "configs/quick/dr_c_cityscapes.yaml",
+    Job("Semantic segmentation", "", "cityscapes", "configs/quick/divdr_a_cityscapes.yaml",
         160, 32, (128, 256), "sem_seg/mIoU"),
-    Job("Mask R-CNN", "instances", "coco", "configs/quick/dr_c_mask_rcnn_coco_short.yaml",
+    Job("Mask R-CNN", "instances", "coco", "configs/quick/divdr_a_mask_rcnn_coco_short.yaml",
         320, 48, (128, 192), "segm/AP50"),
 )  # fmt: skip
 QUICK = (
-    Job("Semantic segmentation", "", "cityscapes", "configs/quick/dr_c_cityscapes_smoke.yaml",
+    Job("Semantic segmentation", "", "cityscapes", "configs/quick/divdr_a_cityscapes_smoke.yaml",
         48, 12, (96, 192), "sem_seg/mIoU"),
-    Job("Mask R-CNN", "instances", "coco", "configs/quick/dr_c_mask_rcnn_coco_smoke.yaml",
+    Job("Mask R-CNN", "instances", "coco", "configs/quick/divdr_a_mask_rcnn_coco_smoke.yaml",
         96, 16, (96, 128), "segm/AP50"),
 )  # fmt: skip
 

@@ -45,10 +45,10 @@ def backbone_routes(model: nn.Module, batch: list[dict[str, Any]]) -> Routes:
 
     Args:
         model: a meta-architecture with a routed ``backbone``, in evaluation mode.
-        batch: what the test-time mapper delivers.
+        batch: what the test-time mapper delivers, images of one padded size.
 
     Raises:
-        ValueError: the backbone does not route once a forward.
+        ValueError: the backbone does not route once a forward, or the sizes differ.
     """
     backbone = model.backbone
     assert isinstance(backbone, nn.Module), f"not a backbone: {type(backbone).__name__}"
@@ -66,6 +66,8 @@ def backbone_routes(model: nn.Module, batch: list[dict[str, Any]]) -> Routes:
             handle.remove()
     if len(records) != 1:
         raise ValueError(f"a pass needs one routed forward, got {len(records)}")
+    if len(records[0]) != len(batch):
+        raise ValueError(f"a pass needs images of one padded size, got {len(batch)} of several")
     return records[0]
 
 

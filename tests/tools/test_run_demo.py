@@ -127,7 +127,15 @@ def check_output(output):
     for foreign in ("http://", "https://", "<script", 'src="/', "file:"):
         assert foreign not in page, foreign
     assert page.count("data:image/png;base64,") >= 8
-    for heading in ("Summary", "Training", "Evaluation", "Routes", "Pictures", "Settings"):
+    for heading in (
+        "Summary",
+        "Training",
+        "Evaluation",
+        "Routes",
+        "Clusters",
+        "Pictures",
+        "Settings",
+    ):
         assert page.count(f"<h3>{heading}</h3>") == 2
     for job in run_demo.QUICK:
         assert f"<h2>{job.title}</h2>" in page
