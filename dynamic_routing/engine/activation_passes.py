@@ -44,10 +44,10 @@ def backbone_routes(model: nn.Module, batch: list[dict[str, Any]]) -> Routes:
 
     Args:
         model: a meta-architecture with a routed ``backbone``, in evaluation mode.
-        batch: what the test-time mapper delivers.
+        batch: what the test-time mapper delivers, images of one padded size.
 
     Raises:
-        ValueError: the backbone does not route once a forward.
+        ValueError: the backbone does not route once a forward, or the sizes differ.
     """
     backbone = model.backbone
     assert isinstance(backbone, nn.Module), f"not a backbone: {type(backbone).__name__}"
@@ -65,6 +65,8 @@ def backbone_routes(model: nn.Module, batch: list[dict[str, Any]]) -> Routes:
             handle.remove()
     if len(records) != 1:
         raise ValueError(f"a pass needs one routed forward, got {len(records)}")
+    if len(records[0]) != len(batch):
+        raise ValueError(f"a pass needs images of one padded size, got {len(batch)} of several")
     return records[0]
 
 
@@ -105,7 +107,9 @@ class PassSource:
         with evaluation_mode(self._model):
             for batch in self._loader:
                 names += [image_id(inputs) for inputs in batch]
-                rows.append(backbone_routes(self._model, batch).detach().activations().numpy())
+                # Alone, as an evaluation pads no image to the size of another one.
+                routes = [backbone_routes(self._model, [inputs]) for inputs in batch]
+                rows += [r.detach().activations().numpy() for r in routes]
         stamps = np.full(len(names), iteration, dtype=np.int64)
         return merged(self._gather(Snapshot(tuple(names), np.concatenate(rows), stamps)))
 

@@ -75,6 +75,11 @@ def test_pass_runs_no_head():
     assert len(backbone_routes(model, batch((64, 64), labels=False))) == 1
 
 
+def test_batch_of_several_sizes_is_refused():
+    with pytest.raises(ValueError, match="images of one padded size, got 2 of several"):
+        backbone_routes(small_model().eval(), batch((64, 64), (64, 96), labels=False))
+
+
 def test_mode_comes_back_after_an_error():
     model = small_model().train()
     with pytest.raises(RuntimeError, match="broken image"), evaluation_mode(model):
