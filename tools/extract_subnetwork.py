@@ -40,6 +40,9 @@ from dynamic_routing.routing.subnetworks import (
     copy_weights,
 )
 
+COPIED = "backbone.network."
+"""Prefix of the tensors that ``copy_weights`` takes care of."""
+
 
 def static_config(cfg: CfgNode, subgraph: Subgraph, weights: Path) -> CfgNode:
     """The config of the static network."""
@@ -66,8 +69,10 @@ def static_weights(cfg: CfgNode, weights: str, subgraph: Subgraph) -> dict[str, 
     description.MODEL.DEVICE = cfg.MODEL.DEVICE
     static = build_model(description)
     copy_weights(routed_network(dynamic.backbone), routed_network(static.backbone), subgraph)
-    others = {k: v for k, v in dynamic.state_dict().items() if not k.startswith("backbone.")}
-    static.load_state_dict(others, strict=False)
+    others = {k: v for k, v in dynamic.state_dict().items() if not k.startswith(COPIED)}
+    lost = [k for k in static.load_state_dict(others, strict=False).missing_keys
+            if not k.startswith(COPIED)]  # fmt: skip
+    assert not lost, lost
     return static.state_dict()
 
 

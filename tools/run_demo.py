@@ -169,15 +169,16 @@ class Done:
 
 def carry_out(job: Job, output: Path) -> Done:
     """Generate, train, evaluate and draw."""
-    from dynamic_routing.engine.loaders import prepare_datasets
-    from dynamic_routing.evaluation.run_report import run_report
-    from dynamic_routing.modeling import get_config
-
     say(f"-- {job.title} --")
     folder = output / job.folder
     generate(job, output / "data")
     say("training")
     train(job, folder / "run")
+
+    from dynamic_routing.engine.loaders import prepare_datasets
+    from dynamic_routing.evaluation.run_report import run_report
+    from dynamic_routing.modeling import get_config
+
     cfg = get_config(ROOT / job.config)
     prepare_datasets(cfg)
     say("evaluating the untrained network")

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
+from .augmentation import keep_a_pixel
 from .images import ImageError
 from .mapper import CheckedDatasetMapper
 
@@ -30,7 +31,8 @@ class DetectionDatasetMapper(CheckedDatasetMapper):
             cfg = cfg.clone()
             cfg.defrost()
             cfg.MODEL.KEYPOINT_ON = False
-        return super().from_config(cfg, is_train)
+        arguments = super().from_config(cfg, is_train)
+        return {**arguments, "augmentations": keep_a_pixel(arguments["augmentations"])}
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: Any

@@ -129,6 +129,8 @@ def _expanded(item: str, target: str) -> list[Path]:
 def _single_file(path: Path, target: str) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"input {path} is neither image nor video; known: {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise InputError(f"input {path} is no regular file")
     if _lies_in(path, target):
         raise InputError(f"input {path} lies in the output folder; choose another --output")
     return path
@@ -142,7 +144,9 @@ def _in_folder(folder: Path, target: str) -> list[Path]:
     for parent, children, files in os.walk(folder):
         children[:] = sorted(name for name in children if not name.startswith("."))
         found += [Path(parent, name) for name in sorted(files) if not name.startswith(".")]
-    known = [path for path in found if path.suffix.lower() in SUFFIXES]
+    # Dangling links stay, to be reported when they are read; pipes and devices would block.
+    files_only = [path for path in found if path.is_file() or not path.exists()]
+    known = [path for path in files_only if path.suffix.lower() in SUFFIXES]
     kept = [path for path in known if not _is_result(path, target)]
     if known and not kept:
         raise InputError(f"folder {folder} holds nothing but results of this program")

@@ -14,7 +14,7 @@ from detectron2.data import (
 )
 from detectron2.data.detection_utils import build_augmentation
 
-from dynamic_routing.data.augmentation import build_sem_seg_augmentations
+from dynamic_routing.data.augmentation import build_sem_seg_augmentations, keep_a_pixel
 from dynamic_routing.data.catalog import register_datasets
 from dynamic_routing.data.checks import check_datasets
 from dynamic_routing.data.custom import register_custom_datasets
@@ -70,7 +70,7 @@ def build_mapper(cfg: CfgNode, dataset_name: str, *, train: bool) -> DatasetMapp
             ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )
     else:
-        augmentations = build_augmentation(cfg, is_train=False)
+        augmentations = keep_a_pixel(build_augmentation(cfg, is_train=False))
     return SemSegDatasetMapper(
         is_train=train, augmentations=augmentations, image_format=cfg.INPUT.FORMAT
     )

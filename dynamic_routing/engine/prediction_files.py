@@ -192,7 +192,10 @@ def check_writable(folder: str | Path) -> None:
 
     Raises:
         OSError: it cannot be made or written.
+        ValueError: there is a file of that name.
     """
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f"--output {folder} is a file; give a folder")
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass

@@ -49,7 +49,7 @@ class Predictor:
 
     Raises:
         CheckpointError: no weights, or those of another network.
-        ConfigError: ``MODEL.DEVICE`` asks for a GPU that is not there.
+        ConfigError: ``MODEL.DEVICE`` asks for a GPU that is not there, or ``TEST.AUG.ENABLED``.
 
     Example:
         >>> predictor = Predictor(get_config("config.yaml"), weights="model_final.pth")
@@ -62,6 +62,8 @@ class Predictor:
         resolve_device(self.cfg)
         if self.cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"MODEL.DEVICE {self.cfg.MODEL.DEVICE}: no GPU here; use auto or cpu")
+        if self.cfg.TEST.AUG.ENABLED:
+            raise ConfigError("predictions have no test-time augmentation: TEST.AUG.ENABLED False")
         weights = weights or self.cfg.MODEL.WEIGHTS
         if not weights:
             raise CheckpointError("no weights: give a checkpoint, or name one in MODEL.WEIGHTS")

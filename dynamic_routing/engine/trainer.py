@@ -28,6 +28,7 @@ from dynamic_routing.engine.solver import (
 )
 from dynamic_routing.engine.train_step import TrainStep
 from dynamic_routing.evaluation.build import build_evaluator
+from dynamic_routing.modeling.config import ConfigError
 from dynamic_routing.modeling.cost import RouteCosts
 from dynamic_routing.modeling.meta_arch import RoutingMixin, cluster_centres
 from dynamic_routing.modeling.test_time_augmentation import with_test_time_augmentation
@@ -49,6 +50,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         check_budget_applies(cfg, model)
+        check_augmentation_applies(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         on_gpu = next(model.parameters()).is_cuda
@@ -75,6 +77,12 @@ class Trainer(DefaultTrainer):
                 "nothing to resume in %s (no last_checkpoint): starting at iteration 0",
                 self.cfg.OUTPUT_DIR,
             )
+        if not resume and self.checkpointer.has_checkpoint():
+            logger.warning(
+                "%s holds an earlier run, whose checkpoints will be replaced one by one; "
+                "--resume would continue it",
+                self.cfg.OUTPUT_DIR,
+            )
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume)
         if self.start_iter >= self.max_iter:
@@ -97,6 +105,22 @@ class Trainer(DefaultTrainer):
             period = self.cfg.TEST.EVAL_PERIOD
             found.insert(position, BestCheckpoint(self.checkpointer, metric=best, period=period))
         return found
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Detectron2's, with one line for a config whose parts do not fit each other.
+
+        Raises:
+            ConfigError: what Detectron2 found by an assertion or a missing key.
+        """
+        try:
+            return super().build_model(cfg)
+        except (AssertionError, KeyError) as error:
+            reason = " ".join(str(error).split()) or "an assertion of Detectron2"
+            raise ConfigError(
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with MODEL.BACKBONE.NAME "
+                f"{cfg.MODEL.BACKBONE.NAME} cannot be built: {reason}"
+            ) from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -161,6 +185,16 @@ def check_budget_applies(cfg: CfgNode, model: nn.Module) -> None:
         )
 
 
+def check_augmentation_applies(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse test-time augmentation that the model does not have before anything is trained.
+
+    Raises:
+        ValueError: see :func:`with_test_time_augmentation`.
+    """
+    if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST:
+        with_test_time_augmentation(cfg, model)
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, without DistributedDataParallel around it."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -192,5 +226,6 @@ def evaluate_checkpoint(cfg: CfgNode) -> Any:
             "(--resume takes the newest checkpoint of OUTPUT_DIR, if there is one)"
         )
     model = Trainer.build_model(cfg)
+    check_augmentation_applies(cfg, model)
     RoutingCheckpointer(model, cfg.OUTPUT_DIR, strict=True).load(cfg.MODEL.WEIGHTS)
     return Trainer.test(cfg, model)

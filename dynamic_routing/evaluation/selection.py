@@ -16,20 +16,28 @@ def chosen_rows(
     """The rows of the named images, of a cluster's, or all.
 
     Raises:
-        ValueError: a name that matches no image, with the first few that exist, or a cluster
-            without images.
+        ValueError: a name that matches no image, with the first few that exist, or several; a
+            cluster without images.
     """
     if cluster is not None:
         return cluster_rows(gates, cluster)
     if not images:
         return list(range(len(gates)))
-    rows = [i for i, f in enumerate(gates.file_names) if f in images or Path(f).name in images]
-    found = {Path(gates.file_names[i]).name for i in rows}
-    missing = [name for name in images if Path(name).name not in found]
-    if missing:
+    return sorted({_row_of(gates, name) for name in images})
+
+
+def _row_of(gates: GatesFile, image: str) -> int:
+    """The row of one image: its exact path, else the only one with that file name."""
+    if image in gates.file_names:
+        return gates.file_names.index(image)
+    rows = [i for i, f in enumerate(gates.file_names) if Path(f).name == Path(image).name]
+    if not rows:
         known = ", ".join(Path(f).name for f in gates.file_names[:3])
-        raise ValueError(f"no image {missing[0]} in the gates file; it has {known}, ...")
-    return rows
+        raise ValueError(f"no image {image} in the gates file; it has {known}, ...")
+    if len(rows) > 1:
+        paths = ", ".join(gates.file_names[i] for i in rows[:3])
+        raise ValueError(f"{image} names {len(rows)} images; give the whole path: {paths}")
+    return rows[0]
 
 
 def cluster_rows(gates: GatesFile, cluster: int) -> list[int]:

@@ -214,3 +214,12 @@ def test_frames_are_counted_without_reading_them(tmp_path):
     assert count_frames(sources) == 8
     (tmp_path / "c.mp4").write_bytes(b"nothing")
     assert count_frames(expand(tmp_path)) is None
+
+
+def test_pipe_is_refused_alone_and_left_out_of_a_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="no regular file"):
+        expand_inputs([str(tmp_path / "pipe.png")], output=tmp_path / "out")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    found = expand_inputs([str(tmp_path)], output=tmp_path / "out")
+    assert [source.path.name for source in found] == ["a.png"]

@@ -14,7 +14,7 @@ from detectron2.structures import pairwise_iou
 from PIL import Image
 from torch import nn
 
-from dynamic_routing.engine.trainer import Trainer
+from dynamic_routing.engine.trainer import Trainer, check_augmentation_applies
 from dynamic_routing.modeling.detection_tta import RCNNWithTTA
 from dynamic_routing.modeling.test_time_augmentation import (
     SemanticSegmentorWithTTA,
@@ -69,6 +69,12 @@ def faster():
 @pytest.fixture(scope="module")
 def masked():
     return small_detector(*MASK, seed=3).eval()
+
+
+def test_augmentation_that_a_model_lacks_is_refused_before_training():
+    cfg = small_detector_config(*RETINA, "TEST.AUG.ENABLED", "True")
+    with pytest.raises(ValueError, match="RetinaNet has no test-time augmentation"):
+        check_augmentation_applies(cfg, small_detector(*RETINA))
 
 
 def test_one_plain_view_gives_the_models_own_result(masked):

@@ -23,6 +23,7 @@ from dynamic_routing.routing import Routes
 from dynamic_routing.routing.gates import FixedGate
 from dynamic_routing.routing.subnetworks import common_subgraph, read_subgraph
 from tests.modeling.builders import REPOSITORY, batch, relative_error, small_config, small_model
+from tests.modeling.detectors import small_detector, small_detector_config
 
 SIZE = (64, 128)
 COUNT = 6
@@ -208,3 +209,18 @@ def test_extracted_network_evaluates_and_trains_with_train_net(dynamic, tmp_path
         results = json.loads((tmp_path / name / "results.json").read_text())
         assert results["routing"]["distinct_routes"] == 1
         assert 0 < results["routing"]["gmacs_avg"] == results["routing"]["gmacs_max"]
+
+
+@pytest.mark.parametrize("neck", ["projection", "top_down"])
+def test_neck_and_heads_of_a_detector_are_kept(neck, tmp_path):
+    options = ("MODEL.DYNAMIC_ROUTING.NECK", neck)
+    cfg, model = small_detector_config(*options), small_detector(*options, seed=1)
+    torch.save({"model": model.state_dict()}, tmp_path / "dynamic.pth")
+    space = model.backbone.network.space
+    gates = torch.full((1, len(space.edges)), 0.5)
+    subgraph = common_subgraph(Routes(space, gates, "absent", (64, 64)))
+    weights = extract_subnetwork.static_weights(cfg, str(tmp_path / "dynamic.pth"), subgraph)
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.network.")}
+    assert any(k.startswith("backbone.neck.") for k in kept)
+    for name, value in kept.items():
+        assert torch.equal(weights[name], value), name
