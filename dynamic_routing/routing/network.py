@@ -1,7 +1,7 @@
 """The routing network: one definition of the method, run densely or sparsely.
 
 Dense (training): every cell runs for every image of the batch, and gates multiply. Sparse
-(inference): each image visits only what its own gates open (see ``execution.py``). Both give the
+(inference): each image visits only what its own gates open (see ``sparse.py``; ``execution.py`` is the fast way for trained weights). Both give the
 same result, because what does not exist for an image is masked image by image.
 """
 
@@ -23,7 +23,7 @@ from dynamic_routing.routing.cells import (
     build_operations,
     drop_path,
 )
-from dynamic_routing.routing.execution import run_sparse
+from dynamic_routing.routing.sparse import run_sparse
 from dynamic_routing.routing.gates import Gate, GateSpec, build_gate
 from dynamic_routing.routing.layers import NormFactory
 from dynamic_routing.routing.routes import (
@@ -210,12 +210,12 @@ class RoutingNetwork(RoutedModule):
 
     def forward_sparse(self, images: Tensor) -> RoutingOutput:
         """Run only what each image's gates open; the batch never influences an image."""
-        self._check_images(images)
+        check_images(self.space, images)
         return run_sparse(self, images)
 
     def forward_dense(self, images: Tensor) -> RoutingOutput:
         """Run every cell for every image and let the gates multiply."""
-        self._check_images(images)
+        check_images(self.space, images)
         space = self.space
         progress = float(self.progress) if self.training else 0.0
         size = (images.shape[-2], images.shape[-1])
@@ -254,24 +254,29 @@ class RoutingNetwork(RoutedModule):
             signals.append(signal)
         return signals
 
-    def _check_images(self, images: Tensor) -> None:
-        """One clear line for inputs that the space cannot route."""
-        stride = self.space.stride
-        if images.ndim != 4 or images.shape[0] == 0:
-            raise ValueError(
-                f"expected a batch of images (N >= 1, C, H, W), got shape {tuple(images.shape)}"
-            )
-        height, width = images.shape[-2:]
-        if height < stride or width < stride:
-            raise ValueError(
-                f"an image of {height}x{width} is smaller than the coarsest stride {stride}; "
-                f"pad or resize it to at least {stride}x{stride}"
-            )
-        if height % stride or width % stride:
-            raise ValueError(
-                f"image height and width must be multiples of {stride}, got {height}x{width}; "
-                "pad the image (the Detectron2 backbone does this by itself)"
-            )
+
+def check_images(space: RoutingSpace, images: Tensor) -> None:
+    """One clear line for inputs that a space cannot route.
+
+    Raises:
+        ValueError: no batch of images, or sides that are no multiples of the coarsest stride.
+    """
+    stride = space.stride
+    if images.ndim != 4 or images.shape[0] == 0:
+        raise ValueError(
+            f"expected a batch of images (N >= 1, C, H, W), got shape {tuple(images.shape)}"
+        )
+    height, width = images.shape[-2:]
+    if height < stride or width < stride:
+        raise ValueError(
+            f"an image of {height}x{width} is smaller than the coarsest stride {stride}; "
+            f"pad or resize it to at least {stride}x{stride}"
+        )
+    if height % stride or width % stride:
+        raise ValueError(
+            f"image height and width must be multiples of {stride}, got {height}x{width}; "
+            "pad the image (the Detectron2 backbone does this by itself)"
+        )
 
 
 def cell_name(node: Node) -> str:

@@ -7,7 +7,7 @@ Everything that reads a decision (losses, evaluators, cost models, pictures) rea
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -168,10 +168,19 @@ class RoutingOutput:
         features: scale index -> (N, C << scale, H / stride, W / stride), for every scale of the
             space; zeros where nothing arrives at the output of that scale.
         routes: the decisions that made them.
+        present: scale -> whether anything arrived there, image by image, where the module that
+            routed knows it already; None: it follows from ``routes``.
     """
 
     features: dict[int, Tensor]
     routes: Routes
+    present: Mapping[int, tuple[bool, ...]] | None = None
+
+    def output_reached(self, scale: int) -> Tensor:
+        """(N,) bool: whether anything arrived at the output of ``scale``."""
+        if self.present is None:
+            return self.routes.output_reached(scale)
+        return torch.tensor(self.present[scale], device=self.routes.gates.device)
 
 
 class RoutedModule(nn.Module):
