@@ -18,6 +18,8 @@ from tests.modeling.builders import CONFIGS, weightless, yaml_files
 MAX_LEAF_LINES = 25
 ROOT = CONFIGS / "Base-DynamicRouting.yaml"
 LEAVES = yaml_files(leaves=True)
+DETECTORS = [f for f in LEAVES if re.search("rcnn|retinanet|panoptic", f.name)]
+SEGMENTORS = [file for file in LEAVES if file not in DETECTORS]
 
 
 def name_of(file):
@@ -70,8 +72,8 @@ def test_file_holds_no_unknown_key(file):
     get_config(file)  # which refuses them
 
 
-@pytest.mark.parametrize("file", LEAVES, ids=name_of)
-def test_leaf_builds_its_model(file):
+@pytest.mark.parametrize("file", SEGMENTORS, ids=name_of)
+def test_segmentation_leaf_builds_its_model(file):
     cfg = get_config(file)
     layers, activation, small, operations = small_keys(cfg)
     # Three layers of width 4 hold every kind of module; the full size is built below. A named
@@ -95,8 +97,45 @@ def test_leaf_builds_its_model(file):
     assert len(model.routing_losses) == (budget.LAMBDA > 0 or budget.get("TARGET_GMACS", 0) > 0)
 
 
+@pytest.mark.parametrize("file", DETECTORS, ids=name_of)
+def test_detection_leaf_builds_its_model(file):
+    cfg = get_config(file)
+    model = build(
+        file,
+        *("MODEL.DYNAMIC_ROUTING.WIDTH", "4"),
+        *("MODEL.DYNAMIC_ROUTING.SPACE.NUM_LAYERS", "4"),
+    )
+    shapes = model.backbone.output_shape()
+    assert [shape.stride for shape in shapes.values()] == [4, 8, 16, 32, 64]
+    assert {shape.channels for shape in shapes.values()} == {cfg.MODEL.FPN.OUT_CHANNELS}
+    if file.name.startswith("r50"):
+        assert type(model).__name__ == "GeneralizedRCNN" and not hasattr(model, "routing_losses")
+        return
+    node = cfg.MODEL.DYNAMIC_ROUTING
+    assert node.SPACE.NUM_LAYERS == (8 if "quick" in str(file) else 17)
+    assert node.SPACE.NUM_OUTPUT_SCALES == 5
+    assert isinstance(model.backbone.network, RoutingNetwork)
+    assert len(model.routing_losses) == (node.BUDGET.LAMBDA > 0)
+    assert "panoptic" in file.name or model.__class__.__name__.endswith(("RCNN", "RetinaNet"))
+    assert cfg.MODEL.MASK_ON == bool(re.search("mask|panoptic", file.name))
+
+
+def test_detection_has_raw_a_b_c_and_the_baseline_with_both_schedules():
+    for folder, head in (("COCO-Detection", "faster"), ("COCO-InstanceSegmentation", "mask")):
+        for schedule, iterations in (("1x", 90000), ("3x", 270000)):
+            for kind, budget in (("raw", (0, 0)), ("a", (0.8, 0.1)), ("b", (0.5, 0.1))):
+                name = f"dr_{kind}_{head}_rcnn_l17_{schedule}.yaml"
+                cfg = get_config(CONFIGS / folder / name)
+                node = cfg.MODEL.DYNAMIC_ROUTING.BUDGET
+                assert (node.LAMBDA, node.MU) == budget and cfg.SOLVER.MAX_ITER == iterations
+            baseline = get_config(CONFIGS / folder / f"r50_fpn_{head}_rcnn_{schedule}.yaml")
+            ours = get_config(CONFIGS / folder / f"dr_raw_{head}_rcnn_l17_{schedule}.yaml")
+            for group in ("SOLVER", "INPUT", "DATASETS", "TEST"):
+                assert baseline[group] == ours[group], group
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("file", LEAVES, ids=name_of)
+@pytest.mark.parametrize("file", SEGMENTORS, ids=name_of)
 def test_leaf_builds_at_full_size(file):
     cfg = get_config(file)
     model = build(file)

@@ -10,6 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
 from dynamic_routing.modeling.features import FeatureMaps, feature_name
+from dynamic_routing.modeling.neck import NECKS, ProjectionNeck
 from dynamic_routing.routing import GateSpec, RoutingNetwork, RoutingSpace, StemSpec
 from dynamic_routing.routing.subnetworks import read_subgraph
 
@@ -52,6 +53,44 @@ class DynamicRoutingBackbone(Backbone):
         return self.network.space.stride
 
 
+class DynamicRoutingFPN(DynamicRoutingBackbone):
+    """Feature maps p2 .. p6 of one width, for the heads of Detectron2's detectors.
+
+    The network keeps its name (``backbone.network``), so weights move between segmentation,
+    classification and detection. Outputs that nothing reached are zeros before the neck.
+
+    Args:
+        network: the routed network.
+        neck: brings every output to one width.
+    """
+
+    @configurable
+    def __init__(self, *, network: RoutingNetwork, neck: ProjectionNeck) -> None:
+        super().__init__(network=network)
+        self.neck = neck
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Read ``MODEL.DYNAMIC_ROUTING`` and ``MODEL.FPN.{OUT_CHANNELS,NORM}``."""
+        network = build_routing_network(cfg, input_shape)
+        channels = {feature_name(s): network.channels(s) for s in network.space.scales}
+        neck = NECKS[cfg.MODEL.DYNAMIC_ROUTING.NECK]
+        out_channels, norm = cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM
+        return {"network": network, "neck": neck(channels, out_channels=out_channels, norm=norm)}
+
+    def forward(self, images: Tensor) -> FeatureMaps:
+        """(N, 3, H, W) -> p2 (N, C, H/4, W/4), p3 (N, C, H/8, W/8), ..., C = OUT_CHANNELS."""
+        features = super().forward(images)
+        return FeatureMaps(self.neck(features), features.reached)
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature map."""
+        return {
+            name: ShapeSpec(channels=self.neck.out_channels, stride=shape.stride)
+            for name, shape in super().output_shape().items()
+        }
+
+
 def build_space(cfg: CfgNode) -> RoutingSpace:
     """The routing space that ``MODEL.DYNAMIC_ROUTING.SPACE`` describes."""
     node = cfg.MODEL.DYNAMIC_ROUTING.SPACE
@@ -85,3 +124,9 @@ def build_routing_network(cfg: CfgNode, input_shape: ShapeSpec) -> RoutingNetwor
 def build_dynamic_routing_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DynamicRoutingBackbone:
     """``MODEL.BACKBONE.NAME: build_dynamic_routing_backbone``."""
     return DynamicRoutingBackbone(cfg, input_shape)
+
+
+@BACKBONE_REGISTRY.register()
+def build_dynamic_routing_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DynamicRoutingFPN:
+    """``MODEL.BACKBONE.NAME: build_dynamic_routing_fpn_backbone``."""
+    return DynamicRoutingFPN(cfg, input_shape)

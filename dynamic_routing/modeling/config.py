@@ -72,6 +72,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # What a node does for an image that no open edge brings to it: absent (ours) or released
     # (the published code, for its weights). See README, "Deviations".
     node.UNREACHED = "absent"
+    # From the outputs to one width (FPN.OUT_CHANNELS, FPN.NORM) for build_dynamic_routing_fpn_
+    # backbone: projection (one 1x1 convolution a level) or top_down (FPN's pathway on top).
+    node.NECK = "projection"
     # Put PSPNet's pooling on the coarsest feature of the decoder head (DR20, Layer33-PSP).
     node.PYRAMID_POOLING = False
 

@@ -9,6 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.layers import get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
+from dynamic_routing.modeling.neck import NECKS
+
 TRIAL_CHANNELS = 32
 
 
@@ -28,6 +30,9 @@ def _names(cfg: CfgNode) -> Iterator[str]:
     ):
         if name not in registry:
             yield f"{key} {name!r} is not registered; known: {', '.join(sorted(dict(registry)))}"
+    neck = model.DYNAMIC_ROUTING.NECK
+    if neck not in NECKS:
+        yield f"MODEL.DYNAMIC_ROUTING.NECK {neck!r} is unknown; allowed: {', '.join(NECKS)}"
     for key, norm in (
         ("MODEL.DYNAMIC_ROUTING.NORM", model.DYNAMIC_ROUTING.NORM),
         ("MODEL.SEM_SEG_HEAD.NORM", model.SEM_SEG_HEAD.NORM),

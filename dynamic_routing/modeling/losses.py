@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode
 from torch import nn
 
+from dynamic_routing.modeling.cost import routed_network
 from dynamic_routing.routing import RoutingNetwork
 from dynamic_routing.routing.budget import BudgetLoss, BudgetSchedule, TargetBudgetLoss
 from dynamic_routing.routing.cost import CostModel
@@ -31,3 +34,13 @@ def build_routing_losses(cfg: CfgNode, network: RoutingNetwork) -> list[nn.Modul
             )
         )
     return losses
+
+
+def with_routing_losses(cfg: CfgNode, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a meta-architecture (``from_config``), with the losses on routes.
+
+    Raises:
+        ValueError: ``arguments["backbone"]`` has no routing network.
+    """
+    network = routed_network(arguments["backbone"])
+    return {**arguments, "routing_losses": build_routing_losses(cfg, network)}

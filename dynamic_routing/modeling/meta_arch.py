@@ -11,8 +11,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from dynamic_routing.modeling.cost import model_cost, routed_network
-from dynamic_routing.modeling.losses import build_routing_losses
+from dynamic_routing.modeling.cost import model_cost
+from dynamic_routing.modeling.losses import with_routing_losses
 from dynamic_routing.routing import Routes, record_routes
 from dynamic_routing.routing.cost import GIGA, CostModel
 
@@ -40,10 +40,29 @@ class RoutingMixin(nn.Module):
         self._cost: CostModel | None = None
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """As the meta-architecture's forward; see there for inputs and outputs."""
+        """As the meta-architecture's forward; see there for inputs and outputs.
+
+        In evaluation an image is padded to the backbone's stride and never to the size of another
+        image, so its result does not depend on its batch.
+
+        Raises:
+            ValueError: an empty batch, or a backbone that does not route once a forward.
+        """
         if not batched_inputs:
             raise ValueError("expected at least one image, got an empty batch")
-        start = time.perf_counter()
+        if self.training:
+            losses, routes = self._routed(batched_inputs)
+            self._log(routes)
+            losses.update(self._losses(routes, [image_id(x) for x in batched_inputs]))
+            return losses
+        outputs: list[dict[str, Any]] = [{} for _ in batched_inputs]
+        for group in self._equal_sizes(batched_inputs):
+            for i, output in zip(group, self._infer([batched_inputs[i] for i in group])):
+                outputs[i] = output
+        return outputs
+
+    def _routed(self, batched_inputs: list[dict[str, Any]]) -> tuple[Any, Routes]:
+        """What the meta-architecture returns, and the routes that were taken on the way."""
         with record_routes(self.backbone) as records:
             outputs = super().forward(batched_inputs)  # type: ignore[misc]
         if len(records) != 1:
@@ -51,17 +70,27 @@ class RoutingMixin(nn.Module):
                 f"{type(self).__name__} needs a backbone that routes once a forward (such as "
                 f"build_dynamic_routing_backbone), got {len(records)} routed forwards"
             )
-        routes = records[0]
-        if self.training:
-            self._log(routes)
-            outputs.update(self._losses(routes, [image_id(x) for x in batched_inputs]))
-        else:
-            detached = routes.detach()  # the copy to the CPU waits for the GPU
-            milliseconds = 1000 * (time.perf_counter() - start) / len(outputs)
-            for i, output in enumerate(outputs):
-                output["routes"] = detached[i]
-                output["milliseconds"] = milliseconds
+        return outputs, records[0]
+
+    def _infer(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Outputs for images of one padded size, with routes and time."""
+        start = time.perf_counter()
+        outputs, routes = self._routed(batched_inputs)
+        detached = routes.detach()  # the copy to the CPU waits for the GPU
+        milliseconds = 1000 * (time.perf_counter() - start) / len(outputs)
+        for i, output in enumerate(outputs):
+            output["routes"] = detached[i]
+            output["milliseconds"] = milliseconds
         return outputs
+
+    def _equal_sizes(self, batched_inputs: list[dict[str, Any]]) -> list[list[int]]:
+        """Positions of the images, grouped by their size after padding to the stride."""
+        stride = max(int(self.backbone.size_divisibility), 1)  # type: ignore[arg-type]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, inputs in enumerate(batched_inputs):
+            height, width = (-(-side // stride) for side in inputs["image"].shape[-2:])
+            groups.setdefault((height, width), []).append(i)
+        return list(groups.values())
 
     def _log(self, routes: Routes) -> None:
         """Every few iterations: how open the gates of this batch were, and what that costs."""
@@ -103,6 +132,4 @@ class DynamicRoutingSemanticSegmentor(RoutingMixin, SemanticSegmentor):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read what SemanticSegmentor reads, and the losses on routes."""
-        arguments = SemanticSegmentor.from_config(cfg)
-        network = routed_network(arguments["backbone"])
-        return {**arguments, "routing_losses": build_routing_losses(cfg, network)}
+        return with_routing_losses(cfg, SemanticSegmentor.from_config(cfg))
