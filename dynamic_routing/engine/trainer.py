@@ -29,6 +29,7 @@ from dynamic_routing.engine.train_step import TrainStep
 from dynamic_routing.evaluation.build import build_evaluator
 from dynamic_routing.modeling.cost import RouteCosts
 from dynamic_routing.modeling.meta_arch import RoutingMixin
+from dynamic_routing.modeling.prepared import prepare_model
 from dynamic_routing.modeling.test_time_augmentation import SemanticSegmentorWithTTA
 
 logger = logging.getLogger(__name__)
@@ -126,14 +127,18 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
-        """Evaluate on every data set of DATASETS.TEST; with TEST.AUG.ENABLED on several views."""
+        """Evaluate on every data set of DATASETS.TEST; with TEST.AUG.ENABLED on several views.
+
+        What runs is a copy that :func:`prepare_model` makes of the weights as they are now.
+        """
         bare = unwrapped(model)
         if evaluators is None:
             names = cfg.DATASETS.TEST
             evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
+        model = prepare_model(bare)
         if cfg.TEST.AUG.ENABLED:
             model = SemanticSegmentorWithTTA(
-                bare, scales=cfg.TEST.AUG.SCALES, flip=cfg.TEST.AUG.FLIP
+                model, scales=cfg.TEST.AUG.SCALES, flip=cfg.TEST.AUG.FLIP
             )
         return super().test(cfg, model, evaluators)
 

@@ -37,7 +37,7 @@ class DynamicRoutingBackbone(Backbone):
         output = self.network(images)
         return FeatureMaps(
             {feature_name(s): x for s, x in output.features.items()},
-            {feature_name(s): output.routes.output_reached(s) for s in output.features},
+            {feature_name(s): output.output_reached(s) for s in output.features},
         )
 
     def output_shape(self) -> dict[str, ShapeSpec]:

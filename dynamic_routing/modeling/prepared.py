@@ -6,11 +6,11 @@ import copy
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from dynamic_routing.modeling.features import FeatureMaps
+from dynamic_routing.modeling.neck import ProjectionNeck
 from dynamic_routing.routing import RoutingNetwork, SegmentationDecoder
 from dynamic_routing.routing.execution import prepare_for_inference
 from dynamic_routing.routing.folding import FoldedConv, folded_weights, is_foldable
@@ -39,6 +39,8 @@ def _prepared(module: nn.Module) -> nn.Module | None:
         return prepare_for_inference(module)
     if isinstance(module, SegmentationDecoder):
         return PreparedDecoder(module)
+    if type(module) is ProjectionNeck and _is_lean(module):
+        return PreparedProjection(module)
     return None
 
 
@@ -48,20 +50,13 @@ class PreparedProjection(nn.Module):
     On zeros a convolution gives its bias, which is what an image that does not reach a level gets.
 
     Args:
-        lateral: level name -> Detectron2's convolution, its norm included.
-        out_channels: channels of every level that leaves.
-
-    Raises:
-        ValueError: a norm that cannot be folded, which zeros do not pass as a constant.
+        neck: the trained neck, whose norms can be folded; it is left as it is.
     """
 
-    def __init__(self, lateral: Mapping[str, Conv2d], *, out_channels: int) -> None:
+    def __init__(self, neck: ProjectionNeck) -> None:
         super().__init__()
-        for name, conv in lateral.items():
-            if not is_foldable(conv.norm) or conv.activation not in (None, F.relu):
-                raise ValueError(f"the convolution of level {name} cannot be folded: {conv}")
-        self.out_channels = out_channels
-        self.lateral = nn.ModuleDict({name: fold_conv(conv) for name, conv in lateral.items()})
+        self.out_channels = neck.out_channels
+        self.lateral = nn.ModuleDict({n: fold_conv(conv) for n, conv in neck.lateral.items()})
         self.eval()
 
     @torch.no_grad()
@@ -93,11 +88,16 @@ class PreparedProjection(nn.Module):
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         if conv.bias is None:
             return y.zero_()
-        bias = conv.bias.relu() if conv.relu else conv.bias
-        return y.copy_(bias[None, :, None, None].expand_as(y))
+        return y.copy_(conv.bias[None, :, None, None].expand_as(y))
 
 
-def fold_conv(conv: Conv2d) -> FoldedConv:
-    """Detectron2's convolution with its norm folded and its ReLU, if any."""
+def _is_lean(neck: ProjectionNeck) -> bool:
+    """Whether zeros pass the neck as a constant: not through a norm over the map, such as GN."""
+    return all(is_foldable(conv.norm) for conv in neck.lateral.values())
+
+
+def fold_conv(conv: nn.Module) -> FoldedConv:
+    """Detectron2's convolution with its norm folded."""
+    assert isinstance(conv, Conv2d) and conv.activation is None, f"not a projection: {conv}"
     weight, bias = folded_weights(conv, conv.norm)
-    return FoldedConv(weight, bias, like=conv, relu=conv.activation is F.relu)
+    return FoldedConv(weight, bias, like=conv, relu=False)
