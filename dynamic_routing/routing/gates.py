@@ -92,10 +92,13 @@ class Gate(nn.Module):
     Attributes:
         num_edges: k.
         can_close: whether all gates of a cell can be 0, so that it hands its input on.
+        flat_when_closed: whether a gate of exactly 0 passes no gradient to its logits, so that
+            training need not compute what it closes. False for a straight-through gate.
     """
 
     num_edges: int
     can_close: bool
+    flat_when_closed: bool = True
 
     def logits(self, x: Tensor) -> Tensor:
         """(N, k) before the activation, in at least float32; a closed gate still has a value."""

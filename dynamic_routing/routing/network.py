@@ -30,10 +30,12 @@ from dynamic_routing.routing.routes import (
     RoutedModule,
     Routes,
     RoutingOutput,
+    add_signal,
     check_unreached_rule,
     delivers,
 )
 from dynamic_routing.routing.space import INITIAL, STEM_STRIDE, EdgeKind, Node, RoutingSpace
+from dynamic_routing.routing.training_sparse import may_skip, run_training
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,35 @@ class RoutingCell(nn.Module):
         assert total is not None, "a cell without operations"
         return self.relu(total)
 
+    def draw_coins(self, x: Tensor, *, progress: float) -> None:
+        """Take from the random numbers what :meth:`aggregate` would, when it is left out."""
+        keep_probability = 1.0 - self.drop_rate * progress
+        for operation in self.operations:
+            if not isinstance(operation, nn.Identity):
+                drop_path(x[:, :0], keep_probability)
+
     def transmit(self, kind: EdgeKind, activated: Tensor) -> Tensor:
         """T_kind of ReLU(H), before the gate's factor (Eq. 5)."""
         return self.transitions[kind](activated)
+
+    def signal(self, kind: EdgeKind, activated: Tensor, strength: Tensor) -> Tensor:
+        """What goes along one edge (Eq. 5 to 7), with gates ``strength`` (N,)."""
+        factor = strength[:, None, None, None]
+        return factor.to(activated.dtype) * self.transmit(kind, activated)
+
+    def pass_on(
+        self, x: Tensor, signal: Tensor | None, *, gates: Tensor, reached: Tensor
+    ) -> Tensor:
+        """``signal`` (zeros, if None), and X itself, without the ReLU, where all gates are closed.
+
+        Args:
+            x: X, (N, C, H, W).
+            signal: what the keep edge carries otherwise.
+            gates: (N, k) of the cell.
+            reached: (N,) bool, the images for which the cell exists.
+        """
+        closed = (reached & ~(gates > 0).any(dim=1))[:, None, None, None]
+        return torch.where(closed, x, x.new_zeros(()) if signal is None else signal)
 
 
 class RoutingNetwork(RoutedModule):
@@ -111,6 +139,9 @@ class RoutingNetwork(RoutedModule):
         unreached: what happens to nodes that no open edge reaches, a key of ``UNREACHED_RULES``.
         drop_path: p of scheduled drop path at the last layer and the last iteration, in [0, 1).
         stem: shape of the stem.
+
+    Attributes:
+        skip_closed: whether training leaves out what no image of the batch opens.
 
     Raises:
         ValueError: an argument outside these bounds, with its value.
@@ -143,6 +174,7 @@ class RoutingNetwork(RoutedModule):
         self.space = space
         self.width = width
         self.unreached = check_unreached_rule(unreached)
+        self.skip_closed = True
         gate = gate or GateSpec()
         stem = stem or StemSpec()
         self.image_channels = stem.in_channels
@@ -214,8 +246,14 @@ class RoutingNetwork(RoutedModule):
         return run_sparse(self, images)
 
     def forward_dense(self, images: Tensor) -> RoutingOutput:
-        """Run every cell for every image and let the gates multiply."""
+        """Run every cell for every image and let the gates multiply.
+
+        In training, what is closed for the whole batch is left out unless :attr:`skip_closed` is
+        False; the result is the same (see ``training_sparse.py``).
+        """
         check_images(self.space, images)
+        if may_skip(self, images):
+            return run_training(self, images)
         space = self.space
         progress = float(self.progress) if self.training else 0.0
         size = (images.shape[-2], images.shape[-1])
@@ -231,7 +269,7 @@ class RoutingNetwork(RoutedModule):
             sent = delivers(space, node, gates=gates.detach(), reached=here, rule=self.unreached)
             signals = self._signals(cell, x, gates, here, progress)
             for k, edge in enumerate(space.out_edges(node)):
-                _add(incoming, edge.target, signals[k])
+                add_signal(incoming, edge.target, signals[k])
                 _merge(reached, edge.target, sent[:, k])
         routes = Routes(space, torch.cat(columns, 1), self.unreached, size, torch.cat(logits, 1))
         outputs = {s: incoming.get(space.output_node(s)) for s in space.scales}
@@ -245,12 +283,9 @@ class RoutingNetwork(RoutedModule):
         activated = cell.aggregate(x, progress=progress)
         signals = []
         for k, kind in enumerate(cell.kinds):
-            factor = gates[:, k, None, None, None]
-            signal = factor.to(activated.dtype) * cell.transmit(kind, activated)
+            signal = cell.signal(kind, activated, gates[:, k])
             if kind == "keep" and cell.gate.can_close:
-                # A cell whose gates are all closed hands its input on, without the ReLU.
-                closed = reached & ~(gates > 0).any(dim=1)
-                signal = torch.where(closed[:, None, None, None], x, signal)
+                signal = cell.pass_on(x, signal, gates=gates, reached=reached)
             signals.append(signal)
         return signals
 
@@ -282,11 +317,6 @@ def check_images(space: RoutingSpace, images: Tensor) -> None:
 def cell_name(node: Node) -> str:
     """Name of a node in the state dict: ``initial`` or ``layer_scale``."""
     return "initial" if node == INITIAL else f"{node.layer}_{node.scale}"
-
-
-def _add(incoming: dict[Node, Tensor], node: Node, signal: Tensor) -> None:
-    """Sum ``signal`` into what ``node`` receives."""
-    incoming[node] = incoming[node] + signal if node in incoming else signal
 
 
 def _merge(reached: dict[Node, Tensor], node: Node, sent: Tensor) -> None:

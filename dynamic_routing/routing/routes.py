@@ -70,6 +70,11 @@ def delivers(
     return delivered | (passed_on[:, None] & torch.tensor(keeps, device=gates.device))
 
 
+def add_signal(incoming: dict[Node, Tensor], node: Node, signal: Tensor) -> None:
+    """Sum ``signal`` into what ``node`` receives, out of place."""
+    incoming[node] = incoming[node] + signal if node in incoming else signal
+
+
 @dataclass(frozen=True, eq=False)
 class Routes:
     """The gates of one forward for N images; differentiable where the forward was.
@@ -79,8 +84,8 @@ class Routes:
         gates: (N, E), in [0, 1]; 0 on every edge of a node that does not exist for the image.
         rule: what happened to nodes that nothing reached, a key of :data:`UNREACHED_RULES`.
         image_size: (height, width) in pixels of the tensor that was routed, padding included.
-        logits: (N, E), the gates before their activation; kept in dense training only, where a
-            loss may want to reach gates that are closed.
+        logits: (N, E), the gates before their activation; kept in training only, where a loss may
+            want to reach gates that are closed. 0 where no image of the batch reaches the node.
     """
 
     space: RoutingSpace
