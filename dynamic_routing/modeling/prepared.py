@@ -93,7 +93,7 @@ class PreparedProjection(nn.Module):
 
 def _is_lean(neck: ProjectionNeck) -> bool:
     """Whether zeros pass the neck as a constant: not through a norm over the map, such as GN."""
-    return all(is_foldable(conv.norm) for conv in neck.lateral.values())
+    return all(is_foldable(getattr(conv, "norm", None)) for conv in neck.lateral.values())
 
 
 def fold_conv(conv: nn.Module) -> FoldedConv:

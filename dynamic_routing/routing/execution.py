@@ -23,8 +23,8 @@ from dynamic_routing.routing.gates import at_least_float32
 from dynamic_routing.routing.network import RoutingNetwork, cell_name, check_images
 from dynamic_routing.routing.prepared import PreparedCell, Step, plan
 from dynamic_routing.routing.routes import RoutedModule, Routes, RoutingOutput
-from dynamic_routing.routing.run_grouped import run_grouped
-from dynamic_routing.routing.run_image import run_image
+from dynamic_routing.routing.run_grouped import GroupedRun, run_grouped
+from dynamic_routing.routing.run_image import ImageRun, run_image
 from dynamic_routing.routing.space import STEM_STRIDE, Node
 
 
@@ -84,6 +84,7 @@ class PreparedNetwork(RoutedModule):
             raise ValueError("a prepared network only infers: train the network it was made from")
         check_images(self.space, images)
         grouped = images.device.type != "cpu" if self.grouped is None else self.grouped
+        runs: list[ImageRun] | list[GroupedRun]
         if grouped and len(images) > 1:
             runs = [run_grouped(self, images)]
         else:

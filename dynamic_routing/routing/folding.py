@@ -7,6 +7,7 @@ take over. Everything here copies weights and never changes the module that it w
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,7 @@ def is_foldable(norm: nn.Module | None) -> bool:
     return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
 
 
-def folded_weights(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+def folded_weights(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of ``conv`` followed by a foldable ``norm``, as new tensors.
 
     Computed in float64, since running statistics can be tiny.
@@ -79,13 +80,13 @@ def folded_weights(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Ten
     bias = None if conv.bias is None else conv.bias.detach()
     if norm is None:
         return weight.clone(), None if bias is None else bias.clone()
-    mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[operator,union-attr]
-    scale = (variance + norm.eps).rsqrt()  # type: ignore[operator]
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = (variance + norm.eps).rsqrt()
     if getattr(norm, "weight", None) is not None:
-        scale = scale * norm.weight.detach().double()  # type: ignore[operator,union-attr]
+        scale = scale * norm.weight.detach().double()
     shift = -mean * scale if bias is None else (bias.double() - mean) * scale
     if getattr(norm, "bias", None) is not None:
-        shift = shift + norm.bias.detach().double()  # type: ignore[operator,union-attr]
+        shift = shift + norm.bias.detach().double()
     folded = weight.double() * scale[:, None, None, None]
     return folded.to(weight.dtype), shift.to(weight.dtype)
 

@@ -27,7 +27,7 @@ from dynamic_routing.routing.gates import (
 from dynamic_routing.routing.space import EdgeKind, Node, RoutingSpace
 
 if TYPE_CHECKING:
-    from dynamic_routing.routing.network import RoutingCell
+    from dynamic_routing.routing.cell import RoutingCell
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -64,7 +64,9 @@ class PreparedSoftGate(PreparedGate):
         predict = gate.predict
         assert predict.bias is not None, "a gate's last convolution has a bias"
         dtype = at_least_float32(predict.weight.dtype)
-        self.register_buffer("predict_weight", predict.weight.detach().flatten(1).t().to(dtype))
+        self.register_buffer(
+            "predict_weight", predict.weight.detach().flatten(1).t().to(dtype, copy=True)
+        )
         self.register_buffer("predict_bias", predict.bias.detach().to(dtype, copy=True))
 
     def forward(self, x: Tensor) -> Tensor:

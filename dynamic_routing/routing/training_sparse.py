@@ -29,7 +29,8 @@ from dynamic_routing.routing.routes import Routes, RoutingOutput, add_signal, de
 from dynamic_routing.routing.space import INITIAL, Node
 
 if TYPE_CHECKING:
-    from dynamic_routing.routing.network import RoutingCell, RoutingNetwork
+    from dynamic_routing.routing.cell import RoutingCell
+    from dynamic_routing.routing.network import RoutingNetwork
 
 
 @dataclass
@@ -95,10 +96,10 @@ class _TrainingRun:
                 self._run_cell(node, cells.get(node))
         features = {s: self._input(space.output_node(s)) for s in space.scales}
         gates, logits = self._columns(self.gates), self._columns(self.logits)
-        if self.skipped:
-            tensors = [*features.values(), gates, logits]
-            *maps, gates, logits = _WithZeroGradients.apply(len(tensors), *tensors, *self.skipped)
-            features = dict(zip(features, maps, strict=True))
+        gates, logits, *maps = _WithZeroGradients.apply(
+            len(features), gates, logits, *features.values(), *self.skipped
+        )
+        features = dict(zip(features, maps, strict=True))
         size = (self.images.shape[-2], self.images.shape[-1])
         return RoutingOutput(features, Routes(space, gates, network.unreached, size, logits))
 
@@ -179,16 +180,27 @@ class _TrainingRun:
 
 
 class _WithZeroGradients(torch.autograd.Function):
-    """Hands tensors on, and gives parameters that did not take part a gradient of 0."""
+    """Hands tensors on, and gives what did not take part in the loss a gradient of 0.
+
+    That is: parameters that were left out, and the gates, which a loss on the features alone does
+    not reach where they are closed.
+    """
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The first ``count`` tensors as they are; the others are the parameters."""
+    def forward(
+        ctx: Any, count: int, gates: Tensor, logits: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gates, logits and the ``count`` features as they are; the others are the parameters."""
         ctx.set_materialize_grads(False)
         ctx.parameters = tensors[count:]
-        return tensors[:count]
+        ctx.gates = gates.detach()
+        return gates, logits, *tensors[:count]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients as they come, zeros for the parameters."""
-        return (None, *gradients, *(torch.zeros_like(p) for p in ctx.parameters))
+    def backward(
+        ctx: Any, gates: Tensor | None, *gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients as they come, zeros for the parameters and for gates without any."""
+        if gates is None:
+            gates = torch.zeros_like(ctx.gates)
+        return (None, gates, *gradients, *(torch.zeros_like(p) for p in ctx.parameters))
