@@ -91,7 +91,9 @@ def without_unreached(routes: Routes) -> Routes:
     """The same routes with gates of 0 at nodes that do not exist for the image."""
     nodes = [routes.space.node_index[edge.source] for edge in routes.space.edges]
     gates = routes.gates * routes.reached[:, nodes]
-    return Routes(routes.space, gates, routes.rule, routes.image_size)
+    found = Routes(routes.space, gates, routes.rule, routes.image_size)
+    # What such a node seemed to send reaches nobody either.
+    return found if torch.equal(gates, routes.gates) else without_unreached(found)
 
 
 Network = TypeVar("Network", RoutingNetwork, PreparedNetwork)
