@@ -97,7 +97,11 @@ class _TrainingRun:
         features = {s: self._input(space.output_node(s)) for s in space.scales}
         gates, logits = self._columns(self.gates), self._columns(self.logits)
         gates, logits, *maps = _WithZeroGradients.apply(
-            len(features), gates, logits, *features.values(), *self.skipped
+            len(features),
+            gates,
+            logits,
+            *features.values(),
+            *(p for p in self.skipped if p.requires_grad),
         )
         features = dict(zip(features, maps, strict=True))
         size = (self.images.shape[-2], self.images.shape[-1])

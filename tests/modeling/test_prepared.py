@@ -16,6 +16,7 @@ from dynamic_routing.modeling.prepared import PreparedProjection
 from dynamic_routing.routing import PreparedNetwork, RoutingNetwork, SegmentationDecoder
 from dynamic_routing.routing.prepared_decoder import PreparedDecoder
 from tests.modeling.builders import FPN_HEAD, PLAIN, PSP, batch, relative_error, small_model
+from tests.modeling.detectors import small_detector
 from tests.routing.builders import randomise
 
 TOLERANCE = 1e-4
@@ -100,3 +101,38 @@ def test_prepared_projection_equals_the_neck_and_skips_what_nothing_reached(norm
             assert relative_error(found[name], feature) < 1e-6
             assert relative_error(prepared(maps)[name], feature) < 1e-6
     assert counts[0] > counts[1] > counts[2] > 0
+
+
+def test_evaluation_runs_prepared_models(monkeypatch):
+    from detectron2.engine import DefaultTrainer
+
+    from dynamic_routing.engine.trainer import Trainer
+    from tests.modeling.builders import small_config
+
+    seen = []
+    monkeypatch.setattr(DefaultTrainer, "test", lambda cfg, model, evaluators: seen.append(model))
+    model = small_model(seed=1)
+    cfg = small_config()
+    for _ in range(2):
+        Trainer.test(cfg, model, evaluators=[])
+    assert all(any(isinstance(m, PreparedNetwork) for m in s.modules()) for s in seen)
+    assert seen[0] is not seen[1]  # made anew, since weights change between evaluations
+
+
+def test_switch_of_the_config_reaches_the_network():
+    key = "MODEL.DYNAMIC_ROUTING.SKIP_CLOSED"
+    assert small_model().backbone.network.skip_closed
+    assert not small_model(key, "False").backbone.network.skip_closed
+
+
+def test_prepared_detector_gives_the_feature_maps_of_the_model():
+    model = small_detector(seed=3).eval()
+    prepared = prepare_model(model)
+    assert isinstance(prepared.backbone.neck, PreparedProjection)
+    images = torch.rand(2, 3, 64, 128) * 2 - 1
+    with torch.no_grad():
+        expected = model.backbone(images)
+        found = prepared.backbone(images)
+    for name, feature in expected.items():
+        assert torch.equal(found.reached[name], expected.reached[name])
+        assert relative_error(found[name], feature) < TOLERANCE
