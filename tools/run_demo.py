@@ -142,9 +142,10 @@ def draw_pictures(cfg: Any, run: Path, folder: Path) -> list[Any]:
     from dynamic_routing.engine.loaders import build_mapper
     from dynamic_routing.evaluation.examples import draw_example, easy_and_hard
     from dynamic_routing.evaluation.gates_file import load_gates
+    from dynamic_routing.modeling.prepared import prepare_model
 
     name = cfg.DATASETS.TEST[0]
-    model = load_model(cfg, str(run / "model_final.pth"))
+    model = prepare_model(load_model(cfg, str(run / "model_final.pth")))
     mapper = build_mapper(cfg, name, train=False)
     pictures = []
     for example in easy_and_hard(load_gates(run / "inference" / f"gates_{name}.npz")):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.modeling.config import ConfigError, resolve_device
+from dynamic_routing.modeling.prepared import prepare_model
 
 CONFIDENCE_KEYS = (
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
@@ -69,6 +70,7 @@ class Predictor:
             raise CheckpointError("no weights: give a checkpoint, or name one in MODEL.WEIGHTS")
         self.model = build_model(self.cfg).eval()
         RoutingCheckpointer(self.model, strict=True).load(weights)
+        self._prepared = prepare_model(self.model)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
@@ -86,7 +88,7 @@ class Predictor:
             ValueError: an array that is no such image.
         """
         inputs = [self._model_input(image, i) for i, image in enumerate(images)]
-        return self.model(inputs) if inputs else []
+        return self._prepared(inputs) if inputs else []
 
     def _model_input(self, image: np.ndarray, index: int) -> dict[str, Any]:
         """Bring one image to the format and size that the model expects."""

@@ -31,6 +31,7 @@ from dynamic_routing.evaluation.build import build_evaluator
 from dynamic_routing.modeling.config import ConfigError
 from dynamic_routing.modeling.cost import RouteCosts
 from dynamic_routing.modeling.meta_arch import RoutingMixin, cluster_centres
+from dynamic_routing.modeling.prepared import prepare_model
 from dynamic_routing.modeling.test_time_augmentation import with_test_time_augmentation
 
 logger = logging.getLogger(__name__)
@@ -161,13 +162,17 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
-        """Evaluate on every data set of DATASETS.TEST; with TEST.AUG.ENABLED on several views."""
+        """Evaluate on every data set of DATASETS.TEST; with TEST.AUG.ENABLED on several views.
+
+        What runs is a copy that :func:`prepare_model` makes of the weights as they are now.
+        """
         bare = unwrapped(model)
         if evaluators is None:
             names = cfg.DATASETS.TEST
             evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
+        model = prepare_model(bare)
         if cfg.TEST.AUG.ENABLED:
-            model = with_test_time_augmentation(cfg, bare)
+            model = with_test_time_augmentation(cfg, model)
         return super().test(cfg, model, evaluators)
 
 

@@ -13,6 +13,7 @@ from dynamic_routing.modeling.detection import (
     DynamicRoutingRetinaNet,
 )
 from dynamic_routing.modeling.meta_arch import DynamicRoutingSemanticSegmentor, RoutingMixin
+from dynamic_routing.modeling.prepared import prepare_model
 from dynamic_routing.modeling.sem_seg_head import DynamicRoutingSemSegHead
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "build_dynamic_routing_backbone",
     "build_dynamic_routing_fpn_backbone",
     "get_config",
+    "prepare_model",
 ]

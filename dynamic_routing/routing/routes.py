@@ -7,7 +7,7 @@ Everything that reads a decision (losses, evaluators, cost models, pictures) rea
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,6 +70,11 @@ def delivers(
     return delivered | (passed_on[:, None] & torch.tensor(keeps, device=gates.device))
 
 
+def add_signal(incoming: dict[Node, Tensor], node: Node, signal: Tensor) -> None:
+    """Sum ``signal`` into what ``node`` receives, out of place."""
+    incoming[node] = incoming[node] + signal if node in incoming else signal
+
+
 @dataclass(frozen=True, eq=False)
 class Routes:
     """The gates of one forward for N images; differentiable where the forward was.
@@ -79,8 +84,8 @@ class Routes:
         gates: (N, E), in [0, 1]; 0 on every edge of a node that does not exist for the image.
         rule: what happened to nodes that nothing reached, a key of :data:`UNREACHED_RULES`.
         image_size: (height, width) in pixels of the tensor that was routed, padding included.
-        logits: (N, E), the gates before their activation; kept in dense training only, where a
-            loss may want to reach gates that are closed.
+        logits: (N, E), the gates before their activation; kept in training only, where a loss may
+            want to reach gates that are closed. 0 where no image of the batch reaches the node.
         cluster: (N,) int64, nearest cluster of each image, if the network has clusters (DivDR).
         cluster_distance: (N,) float32, Euclidean distance in A-space to the cluster's centre.
     """
@@ -188,10 +193,19 @@ class RoutingOutput:
         features: scale index -> (N, C << scale, H / stride, W / stride), for every scale of the
             space; zeros where nothing arrives at the output of that scale.
         routes: the decisions that made them.
+        present: scale -> whether anything arrived there, image by image, where the module that
+            routed knows it already; None: it follows from ``routes``.
     """
 
     features: dict[int, Tensor]
     routes: Routes
+    present: Mapping[int, tuple[bool, ...]] | None = None
+
+    def output_reached(self, scale: int) -> Tensor:
+        """(N,) bool: whether anything arrived at the output of ``scale``."""
+        if self.present is None:
+            return self.routes.output_reached(scale)
+        return torch.tensor(self.present[scale], device=self.routes.gates.device)
 
 
 class RoutedModule(nn.Module):
