@@ -180,7 +180,7 @@ def test_no_codec_at_all_is_one_line(tmp_path, monkeypatch):
 
 def test_folder_that_is_a_file_is_not_writable(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match="is a file; give a folder"):
         check_writable(tmp_path / "file")
     check_writable(tmp_path / "new" / "folder")
     assert files(tmp_path / "new" / "folder") == []

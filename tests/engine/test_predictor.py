@@ -81,7 +81,8 @@ def test_single_image_equals_detectron2s_predictor(trained, image_format):
     (image,) = pictures((50, 90))
     expected = DefaultPredictor(cfg)(image)
     found = Predictor(cfg)([image])[0]
-    assert torch.equal(found["sem_seg"], expected["sem_seg"])
+    # The predictor runs a prepared copy, whose norms are folded.
+    torch.testing.assert_close(found["sem_seg"], expected["sem_seg"], rtol=1e-4, atol=1e-2)
     assert torch.equal(found["routes"].gates, expected["routes"].gates)
 
 
