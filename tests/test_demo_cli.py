@@ -107,6 +107,7 @@ def test_files_hold_what_the_predictor_says_of_each_image(segmentor, photos, tmp
     assert [c["name"] for c in entries["labels"]] == [f"class {i}" for i in range(CLASSES)]
 
 
+@pytest.mark.slow
 def test_video_and_images_in_one_run_and_again(segmentor, tmp_path):
     clip, still = video(tmp_path / "my clip.mp4", size=(34, 46)), image(tmp_path / "a.png")
     out = tmp_path / "out"
@@ -121,6 +122,7 @@ def test_video_and_images_in_one_run_and_again(segmentor, tmp_path):
     assert gates.file_names == (str(still), *(f"my clip_{i:06d}" for i in range(5)))
 
 
+@pytest.mark.slow
 def test_detector_writes_coco_results_and_panoptic_maps(detector, tmp_path):
     image(tmp_path / "in" / "a.png", height=60, width=80)
     out = tmp_path / "out"
@@ -135,6 +137,7 @@ def test_detector_writes_coco_results_and_panoptic_maps(detector, tmp_path):
     assert all(results.annToMask(a).shape == (60, 80) for a in results.anns.values())
 
 
+@pytest.mark.slow
 def test_confidence_drops_instances_and_an_own_key_wins(detector, tmp_path):
     path = image(tmp_path / "a.png", height=60, width=80)
     found = {}
@@ -213,6 +216,7 @@ def test_weights_of_the_config_are_the_default(segmentor, tmp_path):
     assert demo.main(command) == 2
 
 
+@pytest.mark.slow
 def test_program_says_one_line_and_nothing_else(segmentor, tmp_path):
     command = [sys.executable, str(REPOSITORY / "demo" / "demo.py")]
     command += arguments(segmentor, [image(tmp_path / "a.png")], tmp_path / "out", "--no-pictures")

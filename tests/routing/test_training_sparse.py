@@ -195,6 +195,7 @@ def _two_ranks(rank: int, port: int) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_every_rank_skips_the_same():
     listener = dist.TCPStore("127.0.0.1", 0, 1, True, wait_for_workers=False)
     port = listener.port
