@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from torch import Tensor
 
 from dynamic_routing.analysis.drawing import draw_route
 from dynamic_routing.divdr.clustering import cluster
-from dynamic_routing.studies.visual_data import CLASSES, SUBSETS, Scenes, generate_scenes
+from dynamic_routing.routing.routes import Routes
+from dynamic_routing.routing.space import RoutingSpace
+from dynamic_routing.studies.recovery import contingency
+from dynamic_routing.studies.visual_data import CLASSES, SIDE, SUBSETS, Scenes, generate_scenes
+from dynamic_routing.studies.visual_network import SCALES
 from dynamic_routing.studies.visual_settings import VisualSetting
 from dynamic_routing.studies.visual_training import (
-    HELD_OUT,
     HELD_OUT_STARTS,
     HELD_OUT_STREAM,
     train,
@@ -33,29 +37,41 @@ def draw_study(setting: VisualSetting, seed: int, path: Path) -> None:
         seed: of the run.
         path: a PNG.
     """
-    trained = train(setting, [seed])
-    scenes = generate_scenes(HELD_OUT, seed=HELD_OUT_STREAM + seed, labels=setting.labels)
-    routes = trained.ensemble.base.routes(trained.gates[0])
+    draw_gates(train(setting, [seed]).gates[0], setting, seed, path)
+
+
+def draw_gates(gates: Tensor, setting: VisualSetting, seed: int, path: Path) -> None:
+    """Draw what a network saw and how it routed, from its held-out gates.
+
+    Args:
+        gates: (N, E) of the held-out scenes.
+        setting: of the run.
+        seed: of the run.
+        path: a PNG.
+    """
+    scenes = generate_scenes(len(gates), seed=HELD_OUT_STREAM + seed, labels=setting.labels)
+    space = RoutingSpace.grid(setting.layers, num_scales=SCALES)
+    routes = Routes(space, gates, "absent", (SIDE, SIDE))
     rows = routes.activations().numpy()
     found = cluster(rows, setting.clusters, seed=seed, n_init=HELD_OUT_STARTS)
     figure = Figure(figsize=(15, 7.6), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=(1.0, 1.35))
+    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(1.0, 1.35)))
     _draw_scenes(left, scenes)
-    axes = right.subplots(setting.clusters, 1)
-    for k, ax in enumerate(axes):
+    axes = np.ravel(right.subplots(setting.clusters, 1))
+    counts = contingency(found.labels, scenes.subsets.numpy())
+    for ax, k in zip(axes, np.argsort(counts.argmax(axis=1), kind="stable")):
         mine = found.labels == k
-        draw_route(ax, routes.space, trained.gates[0][mine].mean(dim=0), label="average gate")
-        shares = np.bincount(scenes.subsets.numpy()[mine], minlength=len(SUBSETS))
-        parts = ", ".join(f"{n} {name}" for n, name in zip(shares, SUBSETS))
-        ax.set_title(f"cluster {k}: {mine.sum()} scenes ({parts})", fontsize=10, pad=22)
-        if k:
+        draw_route(ax, space, gates[mine].mean(dim=0), label="average gate")
+        parts = ", ".join(f"{n} {name}" for n, name in zip(counts[k], SUBSETS))
+        ax.set_title(f"cluster {k}: {mine.sum()} scenes ({parts})", fontsize=10, pad=24)
+        if ax is not axes[0]:
             ax.get_legend().remove()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
 
 
-def _draw_scenes(figure: Figure, scenes: Scenes) -> None:
+def _draw_scenes(figure: SubFigure, scenes: Scenes) -> None:
     """Rows: images and targets of each subset in turn."""
     axes = figure.subplots(2 * len(SUBSETS), EXAMPLES)
     for k, name in enumerate(SUBSETS):

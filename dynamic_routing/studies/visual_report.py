@@ -7,9 +7,11 @@ from pathlib import Path
 
 from dynamic_routing.studies.visual_picture import draw_study
 from dynamic_routing.studies.visual_plan import (
+    BUDGETED,
     EVALUATION_SEEDS,
-    MAIN,
     PLAN,
+    QUESTION_SEEDS,
+    QUESTIONS,
     ROWS_FILE,
     Item,
     run_plan,
@@ -27,7 +29,10 @@ from dynamic_routing.studies.visual_table import (
 SUMMARY_FILE = "visual_summary.csv"
 PICTURE_FILE = "visual.png"
 
-COMPARED = ("recovery", "miou", "kmacs_avg", "ratio")
+PICTURED = BUDGETED[-1]
+"""Under a budget routes differ in their edges, not in the strength of their gates alone."""
+
+COMPARED = ("recovery", "miou", "kmacs_avg", "route_share", "ratio")
 PAIRS = (
     ("DivDR", "DR"),
     ("DivDR", "oracle"),
@@ -35,6 +40,9 @@ PAIRS = (
     ("DivDR-A", "DivDR"),
     ("DivDR-A", "oracle-A"),
     ("DivDR-A", "oracle"),
+    ("DivDR", "static"),
+    ("DivDR-A", "static"),
+    ("DivDR-A, squared norms", "DivDR-A"),
 )
 """What is held against what, seed by seed."""
 
@@ -55,10 +63,11 @@ def run_visual(
         say: gets the progress.
     """
     run_plan(output / ROWS_FILE, seeds, plan=plan, say=say)
-    text = report(output, seeds, plan=plan)
+    run_plan(output / ROWS_FILE, seeds[:QUESTION_SEEDS], plan=QUESTIONS, say=say)
+    text = report(output, seeds, plan=[*plan, *QUESTIONS])
     if not (output / PICTURE_FILE).exists():
         say("drawing the picture")
-        draw_study(MAIN[-1].setting, seeds[0], output / PICTURE_FILE)
+        draw_study(PICTURED.setting, seeds[0], output / PICTURE_FILE)
     return text
 
 

@@ -19,9 +19,10 @@ SETTING_COLUMNS = tuple(field.name for field in fields(VisualSetting))
 OUTCOME_COLUMNS = (*(field.name for field in fields(VisualOutcome)), "ratio")
 COLUMNS = ("part", "label", *SETTING_COLUMNS, *OUTCOME_COLUMNS)
 
-SUMMARY_COLUMNS = ("recovery", "miou", "pixel_accuracy", "object_accuracy", "kmacs_avg")
-SUMMARY_COLUMNS += ("kmacs_min", "kmacs_max", "route_share", "inter", "intra_pair", "ratio")
-SUMMARY_COLUMNS += ("distinct_routes",)
+SUMMARY_COLUMNS = (
+    *("recovery", "miou", "pixel_accuracy", "object_accuracy", "kmacs_avg", "kmacs_min"),
+    *("kmacs_max", "route_share", "inter", "intra_pair", "ratio", "distinct_routes"),
+)
 
 MARKDOWN = {
     "recovery": ("recovery", 3),
