@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -56,15 +58,16 @@ def draw_gates(gates: Tensor, setting: VisualSetting, seed: int, path: Path) -> 
     found = cluster(rows, setting.clusters, seed=seed, n_init=HELD_OUT_STARTS)
     figure = Figure(figsize=(15, 7.6), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(1.0, 1.35)))
+    parts = figure.subfigures(1, 2, width_ratios=(1.0, 1.35))
+    left, right = cast("Sequence[SubFigure]", parts)
     _draw_scenes(left, scenes)
     axes = np.ravel(right.subplots(setting.clusters, 1))
     counts = contingency(found.labels, scenes.subsets.numpy())
     for ax, k in zip(axes, np.argsort(counts.argmax(axis=1), kind="stable")):
         mine = found.labels == k
         draw_route(ax, space, gates[mine].mean(dim=0), label="average gate")
-        parts = ", ".join(f"{n} {name}" for n, name in zip(counts[k], SUBSETS))
-        ax.set_title(f"cluster {k}: {mine.sum()} scenes ({parts})", fontsize=10, pad=24)
+        members = ", ".join(f"{n} {name}" for n, name in zip(counts[k], SUBSETS))
+        ax.set_title(f"cluster {k}: {mine.sum()} scenes ({members})", fontsize=10, pad=24)
         if ax is not axes[0]:
             ax.get_legend().remove()
     path.parent.mkdir(parents=True, exist_ok=True)
