@@ -44,6 +44,8 @@ setup(
         "fvcore>=0.1.5,<0.1.6",
         "pycocotools>=2.0.8",
         "PyYAML>=6.0",
+        # Weights in a format that cannot hold code; 0.5 MB, no requirements of its own.
+        "safetensors>=0.4",
         "tensorboard>=2.14",
         # cv2 without a display (no libGL). Any of the opencv-python packages serves as well; who
         # has another one installs this package with `--no-deps` so that the two do not overlap.

@@ -91,7 +91,10 @@ class RoutingCheckpointer(DetectionCheckpointer):
         name = tag.read_text(encoding="utf-8").strip()
         if not name or name != os.path.basename(name):
             raise CheckpointError(f"{tag} must hold a bare file name, it holds {name!r}")
-        return str(Path(self.save_dir) / name)
+        path = Path(self.save_dir) / name
+        if path.resolve().parent != Path(self.save_dir).resolve():
+            raise CheckpointError(f"{tag} names {name}, which is a link to a file outside")
+        return str(path)
 
     def routing_rules(self) -> dict[str, dict[str, Any]]:
         """What decides the results of each routing network without being a tensor."""

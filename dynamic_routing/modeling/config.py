@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from dynamic_routing.modeling.config_checks import config_problems
+from dynamic_routing.modeling.config_files import load_yaml_chain
 from dynamic_routing.routing import PUBLISHED_CELL
 
 
@@ -158,10 +158,7 @@ def get_config(config_file: str | Path | None = None, overrides: Sequence[str] =
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file and its ``_BASE_`` chain, reading no Python tags."""
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold config keys, got {type(content).__name__}")
-    loaded = cfg.load_yaml_with_base(path, allow_unsafe=False)
+    loaded = load_yaml_chain(path)
     cfg.merge_from_other_cfg(CfgNode(_fitted(cfg, loaded)))
 
 
