@@ -1,4 +1,4 @@
-"""Write a generated data set of street scenes, laid out as Cityscapes or PASCAL VOC 2012.
+"""Write a generated data set of street scenes, laid out as Cityscapes, PASCAL VOC 2012 or ImageNet.
 
 Example:
     python tools/generate_data.py --format cityscapes --root datasets --train 300 --val 60
@@ -16,11 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynamic_routing.data.cityscapes import generate_cityscapes
+from dynamic_routing.data.patches import generate_patches
 from dynamic_routing.data.scenes import PROFILES
 from dynamic_routing.data.voc import generate_voc
 
 _GENERATORS: dict[str, Callable[..., Path]] = {
     "cityscapes": generate_cityscapes,
+    "imagenet": generate_patches,
     "voc": generate_voc,
 }
 

@@ -9,6 +9,9 @@
       type: coco
       json: my/boxes.json
       images: my/images/train
+    - name: my_classes
+      type: image_folder
+      images: my/classes/train       # <class>/<image>
 
 Relative paths are looked for under DETECTRON2_DATASETS, then under the working directory.
 """
@@ -27,6 +30,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from .catalog import datasets_root, describe_root
 from .custom_files import check_label_sample, list_pairs
+from .image_folder import class_folders, load_image_folder, register_image_folder
 
 IGNORE_LABEL = 255
 ENTRY = "custom_entry"
@@ -35,10 +39,12 @@ ENTRY = "custom_entry"
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "sem_seg": ("name", "type", "images", "labels", "classes"),
     "coco": ("name", "type", "json", "images"),
+    "image_folder": ("name", "type", "images"),
 }
 _OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "sem_seg": ("ignore_label", "colors", "image_suffix", "label_suffix"),
     "coco": ("classes",),
+    "image_folder": ("classes",),
 }
 
 _PATHS = ("images", "labels", "json")
@@ -60,7 +66,10 @@ def register_custom_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             suffixes are equal;
 
             for "coco": json, images (folder), optionally classes, which must be those of the file,
-            in order.
+            in order;
+
+            for "image_folder": images (a folder with one sub-folder a class), optionally classes,
+            which must be those of the sub-folders, in the order of their ids.
 
     Returns:
         The names.
@@ -104,6 +113,8 @@ def check_entry_files(entry: Mapping[str, Any]) -> list[str]:
             raise ValueError(f"data set {name!r}: {key} is no {kind}: {path} ({describe_root()})")
     if entry["type"] == "coco":
         return _check_coco(entry)
+    if entry["type"] == "image_folder":
+        return _check_image_folder(entry)
     pairs = list_pairs(entry)
     check_label_sample(
         pairs, classes=len(entry["classes"]), ignore_label=entry["ignore_label"], name=name
@@ -213,12 +224,25 @@ def _check_coco(entry: Mapping[str, Any]) -> list[str]:
     return classes
 
 
+def _check_image_folder(entry: Mapping[str, Any]) -> list[str]:
+    """Class names of a folder of class folders, each of which must hold an image."""
+    try:
+        classes = list(entry.get("classes") or class_folders(entry["images"]))
+        load_image_folder(entry["images"], classes)
+    except ValueError as error:
+        raise ValueError(f"data set {entry['name']!r}: {error}") from None
+    return classes
+
+
 def _register(entry: dict[str, Any], classes: list[str]) -> None:
     """Put a checked entry into Detectron2's catalogues."""
     name = entry["name"]
     if entry["type"] == "coco":
         metadata = {"thing_classes": classes, ENTRY: entry}
         register_coco_instances(name, metadata, entry["json"], entry["images"])
+        return
+    if entry["type"] == "image_folder":
+        register_image_folder(name, entry["images"], classes=classes, **{ENTRY: entry})
         return
     DatasetCatalog.register(name, partial(load_custom_sem_seg, entry))
     MetadataCatalog.get(name).set(

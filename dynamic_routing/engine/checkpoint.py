@@ -29,6 +29,9 @@ REINITIALISED = ("predictor", "cls_score", "bbox_pred", "classifier.linear")
 _GATE, _STRENGTH = ".gate.", ".gate.strength"
 """What the names of gates' tensors, and of fixed gates' only ones, contain."""
 
+_NECK = "backbone.neck."
+"""Between the backbone and a detector's heads."""
+
 COUNTER = "num_batches_tracked"
 """A norm's tensor that old checkpoints lack."""
 
@@ -173,7 +176,7 @@ def refuse_misfits(incompatible: Any, *, strict: bool, names: Sequence[str] = ()
     For evaluation (``strict``) every tensor has to, but strengths of fixed gates, which are 1
     unless a file says otherwise, may be missing all together. For training those of the backbone
     have to, but all gates may be missing and fixed strengths left over, since weights trained
-    without gates start a gated network, and layers that follow the classes start anew.
+    without gates start a gated network, and a neck and layers that follow the classes start anew.
 
     Args:
         incompatible: fvcore's account of missing, left over and misshapen tensors.
@@ -192,11 +195,11 @@ def refuse_misfits(incompatible: Any, *, strict: bool, names: Sequence[str] = ()
         """Whether a missing tensor counts."""
         if free in name and without_gates:
             return False
-        return strict or "backbone" in name
+        return strict or _of_backbone(name)
 
     def too_much(name: str) -> bool:
         """Whether a tensor that is left over counts."""
-        return strict or ("backbone" in name and _GATE not in name)
+        return strict or (_of_backbone(name) and _GATE not in name)
 
     shapes = [
         f"{name} {tuple(found)} for {tuple(wanted)}"
@@ -217,6 +220,11 @@ def refuse_misfits(incompatible: Any, *, strict: bool, names: Sequence[str] = ()
         raise CheckpointError(
             "the checkpoint is of another network than the config describes; " + "; ".join(reasons)
         )
+
+
+def _of_backbone(name: str) -> bool:
+    """Whether a tensor is of the backbone, less a detector's neck, which no other task has."""
+    return "backbone" in name and _NECK not in name
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

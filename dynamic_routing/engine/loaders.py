@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -17,7 +17,12 @@ from detectron2.data.detection_utils import build_augmentation
 from dynamic_routing.data.augmentation import build_sem_seg_augmentations
 from dynamic_routing.data.catalog import register_datasets
 from dynamic_routing.data.checks import DatasetError, check_datasets
+from dynamic_routing.data.classification_mapper import (
+    ClassificationMapper,
+    build_classification_augmentations,
+)
 from dynamic_routing.data.custom import register_custom_datasets
+from dynamic_routing.data.image_folder import class_names, is_classification
 from dynamic_routing.data.mapper import SemSegDatasetMapper
 
 SEM_SEG_TYPES = ("sem_seg", "cityscapes_sem_seg")
@@ -37,6 +42,7 @@ def prepare_datasets(cfg: CfgNode) -> None:
     for name in names:
         if is_sem_seg(name):
             check_classes(cfg, name)
+    check_classifier(cfg, [name for name in names if is_classification(name)])
 
 
 def check_classes(cfg: CfgNode, dataset_name: str) -> None:
@@ -60,13 +66,37 @@ def check_classes(cfg: CfgNode, dataset_name: str) -> None:
         )
 
 
+def check_classifier(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
+    """Classification data sets must have the classifier's number of classes, and the same ones.
+
+    Raises:
+        DatasetError: they have not; names both values.
+    """
+    wanted = cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    first: list[str] | None = None
+    for name in dataset_names:
+        classes = class_names(name)
+        if len(classes) != wanted:
+            raise DatasetError(
+                f"data set {name} has {len(classes)} classes, MODEL.CLASSIFIER.NUM_CLASSES is "
+                f"{wanted}"
+            )
+        if first is not None and classes != first:
+            raise DatasetError(f"data sets {dataset_names[0]} and {name} have other classes")
+        first = classes
+
+
 def is_sem_seg(dataset_name: str) -> bool:
     """Whether a data set is for semantic segmentation."""
     return MetadataCatalog.get(dataset_name).get("evaluator_type") in SEM_SEG_TYPES
 
 
-def build_mapper(cfg: CfgNode, dataset_name: str, *, train: bool) -> DatasetMapper:
+def build_mapper(
+    cfg: CfgNode, dataset_name: str, *, train: bool
+) -> DatasetMapper | ClassificationMapper:
     """From a data set's dict to the model's input."""
+    if is_classification(dataset_name):
+        return _classification_mapper(cfg, train=train)
     if not is_sem_seg(dataset_name):
         return DatasetMapper(cfg, is_train=train)
     if train:
@@ -83,6 +113,19 @@ def build_mapper(cfg: CfgNode, dataset_name: str, *, train: bool) -> DatasetMapp
     return SemSegDatasetMapper(
         is_train=train, augmentations=augmentations, image_format=cfg.INPUT.FORMAT
     )
+
+
+def _classification_mapper(cfg: CfgNode, *, train: bool) -> ClassificationMapper:
+    """Read ``INPUT.CLASSIFICATION``, RANDOM_FLIP and FORMAT."""
+    node = cfg.INPUT.CLASSIFICATION
+    augmentations = build_classification_augmentations(
+        train=train,
+        size=(node.SIZE, node.SIZE),
+        scale=tuple(node.SCALE_RANGE),
+        resize=node.TEST_RESIZE,
+        flip=cfg.INPUT.RANDOM_FLIP != "none",
+    )
+    return ClassificationMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
 
 
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from dynamic_routing.evaluation.classification import build_classification_evaluators
 from dynamic_routing.evaluation.routing_evaluator import Cost, RoutingEvaluator
 from dynamic_routing.evaluation.sem_seg import build_sem_seg_evaluators
 
@@ -26,11 +27,14 @@ def build_evaluator(
         ValueError: a data set whose ``evaluator_type`` has no evaluator here.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in ("sem_seg", "cityscapes_sem_seg"):
+    builders = {
+        "sem_seg": build_sem_seg_evaluators,
+        "cityscapes_sem_seg": build_sem_seg_evaluators,
+        "classification": build_classification_evaluators,
+    }
+    if kind not in builders:
         raise ValueError(f"data set {dataset_name}: no evaluator for evaluator_type {kind!r}")
-    evaluators: list[DatasetEvaluator] = list(
-        build_sem_seg_evaluators(dataset_name, str(output_dir))
-    )
+    evaluators: list[DatasetEvaluator] = list(builders[kind](dataset_name, str(output_dir)))
     if routed:
         evaluators.append(RoutingEvaluator(dataset_name, output_dir, cost=cost))
     return DatasetEvaluators(evaluators)

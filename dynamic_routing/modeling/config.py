@@ -26,6 +26,7 @@ class ConfigError(ValueError):
 def add_dynamic_routing_config(cfg: CfgNode) -> None:
     """Add this project's keys with the published defaults, in place."""
     _add_model_keys(cfg)
+    _add_classifier_keys(cfg)
     _add_budget_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
@@ -77,6 +78,21 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.NECK = "projection"
     # Put PSPNet's pooling on the coarsest feature of the decoder head (DR20, Layer33-PSP).
     node.PYRAMID_POOLING = False
+
+
+def _add_classifier_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.CLASSIFIER = CfgNode()
+    # Classes of META_ARCHITECTURE ImageClassifier; ImageNet: 1000.
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    # Share of the target that is spread over all classes, in [0, 1) (Szegedy et al. 2016: 0.1).
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
+    cfg.INPUT.CLASSIFICATION = CfgNode()
+    # Side in pixels of the square image that a classifier sees ...
+    cfg.INPUT.CLASSIFICATION.SIZE = 224
+    # ... which in training is a part of the image with an area in this range, relative to all.
+    cfg.INPUT.CLASSIFICATION.SCALE_RANGE = [0.08, 1.0]
+    # Shorter side in pixels from which the middle is cut in testing.
+    cfg.INPUT.CLASSIFICATION.TEST_RESIZE = 256
 
 
 def _add_budget_keys(cfg: CfgNode) -> None:
