@@ -55,6 +55,8 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "hypothesis>=6.100"],
+        # ONNX only; torch.export needs nothing more.
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "cityscapes": ["cityscapesscripts>=2.2.3", "shapely>=2.0"],
     },
 )
