@@ -14,17 +14,22 @@ from dynamic_routing.engine.export import ExportError, ExportForm, export_model,
 from dynamic_routing.modeling import get_config
 from dynamic_routing.routing import GateSpec, RoutingNetwork, RoutingSpace
 from dynamic_routing.routing.exportable import exportable
-from tests.modeling.builders import CONFIGS, SMALL, small_config, small_model
+from tests.modeling.builders import CONFIGS, SMALL, small_model
 from tests.routing.builders import random_images, randomise, relative_error, small_network
 
 FIXED = ("MODEL.DYNAMIC_ROUTING.GATE.ACTIVATION", "fixed")
 CLASSIFIER = ("MODEL.META_ARCHITECTURE", "ImageClassifier", "MODEL.CLASSIFIER.NUM_CLASSES", "7")
 SUBGRAPH = ("MODEL.DYNAMIC_ROUTING.SPACE.SUBGRAPH", "fcn_32s")
 RELEASED = ("MODEL.DYNAMIC_ROUTING.UNREACHED", "released")
+TINY = (
+    *("MODEL.DYNAMIC_ROUTING.SPACE.NUM_LAYERS", "2"),
+    *("MODEL.DYNAMIC_ROUTING.SPACE.NUM_SCALES", "2"),
+    *("MODEL.SEM_SEG_HEAD.IN_FEATURES", "('p2', 'p3')"),
+)
 SIZE = (64, 96)
 
 
-def model_of(*overrides, seed: int = 3):
+def model_of(*overrides, seed: int = 5):
     """A small model whose norms have seen images, so that gates differ between images."""
     model = small_model(*overrides, seed=seed, bias=0.3).train()
     for module in model.modules():
@@ -137,6 +142,7 @@ def test_collapsed_network_cannot_be_checked(tmp_path):
         export_model(model, tmp_path / "m.pt2", form="masked", size=SIZE)
 
 
+@pytest.mark.slow
 def test_deviation_is_noticed_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "eager_outputs", lambda *a: [x + 1 for x in eager(*a)])
     with pytest.raises(ExportError, match="differs from eager by"):
@@ -174,12 +180,13 @@ def check_file(path, model, module_names, *, batch: int):
 @pytest.mark.parametrize(
     ("overrides", "form", "names"),
     [
-        (FIXED, "static", ("scores", "gates")),
+        (TINY, "masked", ("scores", "gates")),
+        pytest.param(FIXED, "static", ("scores", "gates"), marks=pytest.mark.slow),
         pytest.param(SUBGRAPH + FIXED, "static", ("scores", "gates"), marks=pytest.mark.slow),
         pytest.param(CLASSIFIER, "masked", ("scores", "gates"), marks=pytest.mark.slow),
-        (RELEASED, "masked", ("scores", "gates")),
+        pytest.param(RELEASED, "masked", ("scores", "gates"), marks=pytest.mark.slow),
     ],
-    ids=["fixed", "classic", "classifier", "released"],
+    ids=["tiny", "fixed", "classic", "classifier", "released"],
 )
 def test_export_holds_every_size_and_batch(tmp_path, overrides, form, names):
     model = model_of(*overrides)
@@ -235,7 +242,3 @@ def test_detection_backbone_gives_its_features():
         image = torch.rand(1, 3, 64, 64) * 255
         for a, b in zip(module(image), eager(model, module, image)):
             torch.testing.assert_close(a, b)
-
-
-def test_quick_config_is_the_one_that_the_tests_shrink():
-    assert small_config().MODEL.DYNAMIC_ROUTING.SPACE.NUM_LAYERS == 3
