@@ -44,6 +44,8 @@ setup(
         "fvcore>=0.1.5,<0.1.6",
         "pycocotools>=2.0.8",
         "PyYAML>=6.0",
+        # Weights in a format that cannot hold code; 0.5 MB, no requirements of its own.
+        "safetensors>=0.4",
         "tensorboard>=2.14",
         # cv2 without a display (no libGL). Any of the opencv-python packages serves as well; who
         # has another one installs this package with `--no-deps` so that the two do not overlap.
@@ -53,6 +55,8 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "hypothesis>=6.100"],
+        # ONNX only; torch.export needs nothing more.
+        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "cityscapes": ["cityscapesscripts>=2.2.3", "shapely>=2.0"],
     },
 )

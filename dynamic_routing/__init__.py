@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "add_dynamic_routing_config": "dynamic_routing.modeling.config",
     "get_config": "dynamic_routing.modeling.config",
+    "load_pretrained": "dynamic_routing.engine.pretrained",
     "RoutingNetwork": "dynamic_routing.routing",
     "RoutingSpace": "dynamic_routing.routing",
 }
@@ -22,6 +23,7 @@ __all__ = [
     "__version__",
     "add_dynamic_routing_config",
     "get_config",
+    "load_pretrained",
     "RoutingNetwork",
     "RoutingSpace",
 ]

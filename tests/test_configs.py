@@ -10,7 +10,7 @@ import yaml
 from detectron2.modeling import build_model
 
 from dynamic_routing.divdr.loss import DivDRLoss
-from dynamic_routing.modeling import get_config
+from dynamic_routing.modeling import ImageClassifier, get_config
 from dynamic_routing.modeling.cost import model_cost
 from dynamic_routing.routing import RoutingNetwork, RoutingSpace
 from dynamic_routing.routing.gates import FixedGate
@@ -20,7 +20,8 @@ MAX_LEAF_LINES = 25
 ROOT = CONFIGS / "Base-DynamicRouting.yaml"
 LEAVES = yaml_files(leaves=True)
 DETECTORS = [f for f in LEAVES if re.search("rcnn|retinanet|panoptic", f.name)]
-SEGMENTORS = [file for file in LEAVES if file not in DETECTORS]
+CLASSIFIERS = [f for f in LEAVES if re.search("ImageNet-Class|quick/.*_imagenet", str(f))]
+SEGMENTORS = [file for file in LEAVES if file not in DETECTORS + CLASSIFIERS]
 DIVERSIFIED = [file for file in LEAVES if file.name.startswith("divdr_")]
 
 
@@ -102,6 +103,27 @@ def test_segmentation_leaf_builds_its_model(file):
     assert head.decoder.predictor.out_channels == {"C": 19, "V": 21, "q": 19}[name_of(file)[0]]
     assert (head.decoder.context is not None) == ("psp" in file.name)
     assert len(model.routing_losses) == number_of_losses(cfg)
+
+
+@pytest.mark.parametrize("file", CLASSIFIERS, ids=name_of)
+def test_classification_leaf_builds_its_model(file):
+    cfg = get_config(file)
+    layers, activation, _, _ = small_keys(cfg)
+    model = build(
+        file,
+        *("MODEL.DYNAMIC_ROUTING.WIDTH", "4"),
+        *("MODEL.DYNAMIC_ROUTING.SPACE.NUM_LAYERS", "4"),
+    )
+    assert isinstance(model, ImageClassifier) and layers in (8, 16, 17, 33)
+    assert model.classifier.linear.out_features == (8 if "quick" in str(file) else 1000)
+    assert (activation == "fixed") == file.name.startswith("fix")
+    assert cfg.TEST.BEST_METRIC == "classification/top1"
+
+
+def test_pretraining_writes_where_the_recipes_look():
+    written = {f"{get_config(f).OUTPUT_DIR}/model_final.pth" for f in CLASSIFIERS}
+    wanted = {get_config(file).MODEL.WEIGHTS for file in SEGMENTORS} - {""}
+    assert wanted and wanted <= written
 
 
 @pytest.mark.parametrize("file", DETECTORS, ids=name_of)

@@ -97,6 +97,7 @@ LIBRARIES = (
     Library("iopath", "iopath"),
     Library("omegaconf", "omegaconf"),
     Library("pycocotools", "pycocotools.mask"),
+    Library("safetensors", "safetensors"),
     Library("tensorboard", "tensorboard"),
     Library("setuptools", "pkg_resources", label="setuptools (pkg_resources)"),
     Library("cityscapesscripts", "cityscapesscripts", extra="cityscapes"),

@@ -1,5 +1,5 @@
-"""Write a generated data set: street scenes laid out as Cityscapes or PASCAL VOC 2012, or pictures
-with objects, keypoints and panoptic segments laid out as COCO 2017.
+"""Write a generated data set: street scenes laid out as Cityscapes or PASCAL VOC 2012, patches of
+them laid out as ImageNet, or pictures with objects, keypoints and panoptic segments as COCO 2017.
 
 Example:
     python tools/generate_data.py --format cityscapes --root datasets --train 300 --val 60
@@ -20,16 +20,24 @@ from pathlib import Path
 from dynamic_routing.data.cityscapes import generate_cityscapes
 from dynamic_routing.data.coco import DEFAULT_SIZE as COCO_SIZE
 from dynamic_routing.data.coco import generate_coco
+from dynamic_routing.data.patches import DEFAULT_SIZE as PATCH_SIZE
+from dynamic_routing.data.patches import generate_patches
 from dynamic_routing.data.scenes import PROFILES
 from dynamic_routing.data.voc import generate_voc
 
 _GENERATORS: dict[str, Callable[..., Path]] = {
     "cityscapes": generate_cityscapes,
     "coco": generate_coco,
+    "imagenet": generate_patches,
     "voc": generate_voc,
 }
 _STREET_SIZE = (256, 512)
-_SIZES = {"cityscapes": _STREET_SIZE, "coco": COCO_SIZE, "voc": _STREET_SIZE}
+_SIZES = {
+    "cityscapes": _STREET_SIZE,
+    "coco": COCO_SIZE,
+    "imagenet": PATCH_SIZE,
+    "voc": _STREET_SIZE,
+}
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:

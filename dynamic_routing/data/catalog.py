@@ -13,6 +13,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 
+from .image_folder import register_imagenet
 from .voc import register_voc
 
 VARIABLE = "DETECTRON2_DATASETS"
@@ -49,20 +50,21 @@ def forget(name: str) -> None:
 
 
 def register_datasets(root: str | Path | None = None) -> None:
-    """Register VOC 2012 segmentation and point Detectron2's own names to the root.
+    """Register VOC 2012 segmentation and ImageNet, and point Detectron2's own names to the root.
 
     Names that the user registered stay as they are. Calling it again with the same root does
     nothing.
 
     Args:
-        root: folder that holds ``cityscapes``, ``VOC2012``, ``coco``; by default the present value
-            of DETECTRON2_DATASETS.
+        root: folder that holds ``cityscapes``, ``VOC2012``, ``imagenet``, ``coco``; by default
+            the present value of DETECTRON2_DATASETS.
     """
     base = datasets_root() if root is None else Path(root).expanduser()
     present = MetadataCatalog.get("cityscapes_fine_sem_seg_train").get("image_dir")
     if present is None or Path(present) != base / "cityscapes" / "leftImg8bit" / "train":
         _move_builtin(base)
     register_voc(base)
+    register_imagenet(base)
 
 
 def _move_builtin(base: Path) -> None:

@@ -15,6 +15,7 @@ from detectron2.data.catalog import Metadata
 from .catalog import VARIABLE, datasets_root, describe_root
 from .coco_checks import CocoReport, coco_problems, coco_report, described
 from .custom import ENTRY, check_entry_files
+from .image_folder import IMAGENET_TREE, class_names, is_classification, load_image_folder
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ def _expected_tree(name: str) -> str:
         return CITYSCAPES_TREE
     if name.startswith("voc_2012_sem_seg"):
         return VOC_TREE
+    if name.startswith("imagenet_"):
+        return IMAGENET_TREE
     return COCO_TREE if name.startswith(("coco_", "keypoints_coco_")) else ""
 
 
@@ -121,7 +124,9 @@ def _problems(name: str) -> Iterator[str]:
     yield from missing
     if missing:
         return
-    if name.startswith("cityscapes_fine_") and metadata.get("gt_dir"):
+    if is_classification(name):
+        yield from _image_folder_problems(name)
+    elif name.startswith("cityscapes_fine_") and metadata.get("gt_dir"):
         yield from _cityscapes_problems(name, metadata)
     elif metadata.get("voc_root"):
         yield from _voc_problems(Path(metadata.voc_root), name)
@@ -197,6 +202,14 @@ def _label_map_problems(metadata: Metadata, report: CocoReport) -> Iterator[str]
     absent = [path for path in wanted if not path.is_file()]
     if absent:
         yield f"{len(absent)} of {len(wanted)} label maps missing, first {absent[0]}"
+
+
+def _image_folder_problems(name: str) -> Iterator[str]:
+    """What is wrong with the class folders of a classification data set."""
+    try:
+        load_image_folder(MetadataCatalog.get(name).image_root, class_names(name))
+    except ValueError as error:
+        yield str(error)
 
 
 def _missing_paths(metadata: Metadata) -> Iterator[str]:

@@ -15,6 +15,9 @@
       images: my/images/train
       keypoint_names: [wrist, left_thumb, right_thumb]
       keypoint_flip_map: [[left_thumb, right_thumb]]
+    - name: my_classes
+      type: image_folder
+      images: my/classes/train       # <class>/<image>
 
 Relative paths are looked for under DETECTRON2_DATASETS, then under the working directory.
 """
@@ -33,6 +36,7 @@ from detectron2.data.datasets import register_coco_instances
 from .catalog import datasets_root, describe_root
 from .coco_checks import coco_problems, coco_report, described
 from .custom_files import check_label_sample, list_pairs
+from .image_folder import class_folders, load_image_folder, register_image_folder
 
 IGNORE_LABEL = 255
 ENTRY = "custom_entry"
@@ -41,10 +45,12 @@ ENTRY = "custom_entry"
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "sem_seg": ("name", "type", "images", "labels", "classes"),
     "coco": ("name", "type", "json", "images"),
+    "image_folder": ("name", "type", "images"),
 }
 _OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "sem_seg": ("ignore_label", "colors", "image_suffix", "label_suffix"),
     "coco": ("classes", "keypoint_names", "keypoint_flip_map"),
+    "image_folder": ("classes",),
 }
 
 _PATHS = ("images", "labels", "json")
@@ -73,7 +79,10 @@ def register_custom_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
             for "coco": json, images (folder), optionally classes, which must be those of the file,
             in order; for keypoints keypoint_names, in the order of the file, and keypoint_flip_map,
-            the pairs of names that change places in a mirror image ([] for none).
+            the pairs of names that change places in a mirror image ([] for none);
+
+            for "image_folder": images (a folder with one sub-folder a class), optionally classes,
+            which must be those of the sub-folders, in the order of their ids.
 
     Returns:
         The names.
@@ -117,6 +126,8 @@ def check_entry_files(entry: Mapping[str, Any]) -> list[str]:
             raise ValueError(f"data set {name!r}: {key} is no {kind}: {path} ({describe_root()})")
     if entry["type"] == "coco":
         return _check_coco(entry)
+    if entry["type"] == "image_folder":
+        return _check_image_folder(entry)
     pairs = list_pairs(entry)
     check_label_sample(
         pairs, classes=len(entry["classes"]), ignore_label=entry["ignore_label"], name=name
@@ -246,6 +257,16 @@ def _check_coco(entry: Mapping[str, Any]) -> list[str]:
     return classes
 
 
+def _check_image_folder(entry: Mapping[str, Any]) -> list[str]:
+    """Class names of a folder of class folders, each of which must hold an image."""
+    try:
+        classes = list(entry.get("classes") or class_folders(entry["images"]))
+        load_image_folder(entry["images"], classes)
+    except ValueError as error:
+        raise ValueError(f"data set {entry['name']!r}: {error}") from None
+    return classes
+
+
 def _register(entry: dict[str, Any], classes: list[str]) -> None:
     """Put a checked entry into Detectron2's catalogues."""
     name = entry["name"]
@@ -256,6 +277,9 @@ def _register(entry: dict[str, Any], classes: list[str]) -> None:
             pairs = entry["keypoint_flip_map"]
             metadata["keypoint_flip_map"] = [(left, right) for left, right in pairs]
         register_coco_instances(name, metadata, entry["json"], entry["images"])
+        return
+    if entry["type"] == "image_folder":
+        register_image_folder(name, entry["images"], classes=classes, **{ENTRY: entry})
         return
     DatasetCatalog.register(name, partial(load_custom_sem_seg, entry))
     MetadataCatalog.get(name).set(

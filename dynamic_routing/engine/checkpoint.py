@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import nn
+from torch import Tensor, nn
 
+from dynamic_routing.engine.weight_files import CheckpointError, read_weights
 from dynamic_routing.files import atomic_file, write_atomically
+from dynamic_routing.modeling.released_weights import from_released, is_released
 from dynamic_routing.routing import RoutingNetwork
 
 SHOWN = 10
 """How many tensor names an error lists."""
 
-REINITIALISED = ("predictor", "cls_score", "bbox_pred", "routing_losses")
+REINITIALISED = ("predictor", "cls_score", "bbox_pred", "classifier.linear", "routing_losses")
 """What follows the classes of the data or the number of clusters: another shape starts it anew."""
 
 
+_GATE, _STRENGTH = ".gate.", ".gate.strength"
+"""What the names of gates' tensors, and of fixed gates' only ones, contain."""
+
+_NECK = "backbone.neck."
+"""Between the backbone and a detector's heads."""
+
+COUNTER = "num_batches_tracked"
+"""A norm's tensor that old checkpoints lack."""
+
 GATE_RULES = ("activation", "small gate")
 """Rules of a network that may change between pre-training and training."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used here; its message is one line."""
 
 
 class RoutingCheckpointer(DetectionCheckpointer):
@@ -56,7 +65,7 @@ class RoutingCheckpointer(DetectionCheckpointer):
         """Write ``name``.pth and, with ``tag``, make it the one that a resumed run takes."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data: dict[str, Any] = {"model": self.model.state_dict(), "routing": self._routing()}
+        data: dict[str, Any] = {"model": self.model.state_dict(), "routing": self.routing_rules()}
         for key, item in self.checkpointables.items():
             data[key] = item.state_dict()
         data.update(kwargs)
@@ -85,9 +94,12 @@ class RoutingCheckpointer(DetectionCheckpointer):
         name = tag.read_text(encoding="utf-8").strip()
         if not name or name != os.path.basename(name):
             raise CheckpointError(f"{tag} must hold a bare file name, it holds {name!r}")
-        return str(Path(self.save_dir) / name)
+        path = Path(self.save_dir) / name
+        if path.resolve().parent != Path(self.save_dir).resolve():
+            raise CheckpointError(f"{tag} names {name}, which is a link to a file outside")
+        return str(path)
 
-    def _routing(self) -> dict[str, dict[str, Any]]:
+    def routing_rules(self) -> dict[str, dict[str, Any]]:
         """What decides the results of each routing network without being a tensor."""
         networks = self.model.named_modules()
         return {
@@ -102,7 +114,7 @@ class RoutingCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: names the rule, its stored and its present value.
         """
-        for name, present in self._routing().items():
+        for name, present in self.routing_rules().items():
             for rule, value in stored.get(name, {}).items():
                 free = not self.strict and rule in GATE_RULES
                 if present.get(rule) != value and not free:
@@ -126,43 +138,68 @@ class RoutingCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """Read tensors and plain Python, never code."""
-        if Path(filename).suffix != ".pth":
-            raise CheckpointError(
-                f"{filename}: only .pth checkpoints are read (a pickle could run code)"
-            )
-        try:
-            loaded = torch.load(filename, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for damaged or unsafe files
-            reason = str(error).split("\n", 1)[0]
-            raise CheckpointError(f"checkpoint {filename} cannot be read: {reason}") from None
-        if not isinstance(loaded, dict):
-            raise CheckpointError(
-                f"checkpoint {filename} holds {type(loaded).__name__}, not a dict"
-            )
-        return loaded if "model" in loaded else {"model": loaded}
+        return read_weights(filename)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        """Load the weights and check that they fit."""
+        """Load the weights and check that they fit; released names are translated."""
         self._check_routing(checkpoint.get("routing", {}))
+        if is_released(checkpoint["model"]):
+            checkpoint["model"] = self._translated(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
-        refuse_misfits(incompatible, strict=self.strict)
+        names = [name.removeprefix("module.") for name in self.model.state_dict()]
+        refuse_misfits(incompatible, strict=self.strict, names=names)
+        for name, found, wanted in incompatible.incorrect_shapes:
+            self.logger.warning("%s starts anew: %s there, %s here", name, found, wanted)
         return incompatible
 
+    def _translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the released code under our names, and a word about it."""
+        translated = from_released(state)
+        self.logger.info(
+            "these are weights of the released Dynamic Routing code: %d tensors renamed, gate "
+            "outputs reordered",
+            len(translated),
+        )
+        rules = {rules["unreached rule"] for rules in self.routing_rules().values()}
+        if rules - {"released"}:
+            self.logger.warning(
+                "the released code's results need MODEL.DYNAMIC_ROUTING.UNREACHED released, the "
+                "config says %s",
+                ", ".join(sorted(rules)),
+            )
+        return translated
 
-def refuse_misfits(incompatible: Any, *, strict: bool) -> None:
+
+def refuse_misfits(incompatible: Any, *, strict: bool, names: Sequence[str] = ()) -> None:
     """Raise unless the tensors found their places.
 
-    For evaluation (``strict``) every tensor has to. For training those of the backbone have to,
-    but gates may be missing and fixed strengths left over, since weights trained without gates
-    start a gated network, and layers that follow the classes start anew.
+    For evaluation (``strict``) every tensor has to, but strengths of fixed gates, which are 1
+    unless a file says otherwise, may be missing all together. For training those of the backbone
+    have to, but all gates may be missing and fixed strengths left over, since weights trained
+    without gates start a gated network, and a neck and layers that follow the classes start anew.
+
+    Args:
+        incompatible: fvcore's account of missing, left over and misshapen tensors.
+        strict: whether the weights are for evaluation.
+        names: every tensor of the model.
 
     Raises:
         CheckpointError: lists the first names that are missing, left over or of another shape.
     """
+    free = _STRENGTH if strict else _GATE
+    # torch fills in a missing counter by itself
+    of_gates = {n for n in names if free in n and not n.endswith(COUNTER)}
+    without_gates = of_gates <= set(incompatible.missing_keys)
 
     def matters(name: str) -> bool:
-        """Whether a misfit of this tensor counts."""
-        return strict or ("backbone" in name and ".gate." not in name)
+        """Whether a missing tensor counts."""
+        if free in name and without_gates:
+            return False
+        return strict or _of_backbone(name)
+
+    def too_much(name: str) -> bool:
+        """Whether a tensor that is left over counts."""
+        return strict or (_of_backbone(name) and _GATE not in name)
 
     shapes = [
         f"{name} {tuple(found)} for {tuple(wanted)}"
@@ -172,7 +209,7 @@ def refuse_misfits(incompatible: Any, *, strict: bool) -> None:
     wrong = {
         "of another shape": shapes,
         "missing": [k for k in incompatible.missing_keys if matters(k)],
-        "left over": [k for k in incompatible.unexpected_keys if matters(k)],
+        "left over": [k for k in incompatible.unexpected_keys if too_much(k)],
     }
     reasons = [
         f"{len(names)} {what}: {', '.join(names[:SHOWN])}{' ...' if len(names) > SHOWN else ''}"
@@ -183,6 +220,38 @@ def refuse_misfits(incompatible: Any, *, strict: bool) -> None:
         raise CheckpointError(
             "the checkpoint is of another network than the config describes; " + "; ".join(reasons)
         )
+
+
+def _of_backbone(name: str) -> bool:
+    """Whether a tensor is of the backbone, less a detector's neck, which no other task has."""
+    return "backbone" in name and _NECK not in name
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Hold the names and shapes of a state dict against a model, which may lie on "meta".
+
+    Stricter than a training that starts from other weights: gates have to be there too.
+
+    Returns:
+        Tensors of the classifier that are of another shape and would start anew.
+
+    Raises:
+        CheckpointError: lists the first names that are missing, left over or of another shape.
+    """
+    own = model.state_dict()
+    shapes = [
+        (name, tuple(state[name].shape), tuple(tensor.shape))
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    anew = [s for s in shapes if any(part in s[0] for part in REINITIALISED)]
+    found = SimpleNamespace(
+        missing_keys=[n for n in own if n not in state and not n.endswith(COUNTER)],
+        unexpected_keys=[n for n in state if n not in own],
+        incorrect_shapes=[s for s in shapes if s not in anew],
+    )
+    refuse_misfits(found, strict=True, names=list(own))
+    return [f"{name} {there} for {here}" for name, there, here in anew]
 
 
 def plain(value: Any) -> Any:

@@ -17,6 +17,9 @@ from detectron2.modeling import (
 
 from dynamic_routing.data.checks import DatasetError, dataset_report, has_coco_file
 from dynamic_routing.data.coco_annotation_checks import Tally
+from dynamic_routing.data.image_folder import EVALUATOR_TYPE as CLASSIFICATION_TYPE
+from dynamic_routing.data.image_folder import class_names, is_classification
+from dynamic_routing.modeling.image_classifier import PlainImageClassifier
 
 SEM_SEG_TYPES = ("sem_seg", "cityscapes_sem_seg")
 """``evaluator_type`` of data sets whose labels are maps of classes."""
@@ -29,7 +32,8 @@ COCO_KEYPOINTS = 17
 
 LEARN_BOXES = (GeneralizedRCNN, RetinaNet)
 LEARN_LABELS = (PanopticFPN, SemanticSegmentor)
-"""Detectron2's meta-architectures, and those derived from them, by what they learn from."""
+LEARN_CLASSES = (PlainImageClassifier,)
+"""Meta-architectures, and those derived from them, by what they learn from."""
 
 
 def is_sem_seg(dataset_name: str) -> bool:
@@ -89,6 +93,8 @@ def _problems(cfg: CfgNode, name: str) -> Iterator[str]:
             f"data set {name} has no {lacking}, which MODEL.META_ARCHITECTURE "
             f"{cfg.MODEL.META_ARCHITECTURE} needs"
         )
+    elif is_classification(name):
+        yield from _class_problems(cfg, name)
     elif is_sem_seg(name) or issubclass(architecture, SemanticSegmentor):
         yield from _label_problems(cfg, name)
     elif issubclass(architecture, LEARN_BOXES):
@@ -106,10 +112,12 @@ def _lacking(architecture: type, metadata: Metadata) -> str:
     kind = metadata.get("evaluator_type")
     if kind is None:
         return ""
+    if issubclass(architecture, LEARN_CLASSES):
+        return "" if kind == CLASSIFICATION_TYPE else "class folders"
     needs_labels = issubclass(architecture, LEARN_LABELS)
     if needs_labels and kind not in (*SEM_SEG_TYPES, PANOPTIC_TYPE):
         return "label maps"
-    if issubclass(architecture, LEARN_BOXES) and kind in SEM_SEG_TYPES:
+    if issubclass(architecture, LEARN_BOXES) and kind in (*SEM_SEG_TYPES, CLASSIFICATION_TYPE):
         return "boxes"
     if needs_labels and kind == PANOPTIC_TYPE and not metadata.get("sem_seg_root"):
         return "separate label maps (take the data set whose name ends in _separated)"
@@ -122,6 +130,16 @@ def _thing_classes(name: str) -> list[str] | None:
     if metadata.get("thing_classes") is None and has_coco_file(metadata):
         return list(dataset_report(metadata).classes)
     return metadata.get("thing_classes")
+
+
+def _class_problems(cfg: CfgNode, name: str) -> Iterator[str]:
+    """Number of class folders against that of the classifier."""
+    classes = len(class_names(name))
+    if classes != cfg.MODEL.CLASSIFIER.NUM_CLASSES:
+        yield (
+            f"data set {name} has {classes} classes, MODEL.CLASSIFIER.NUM_CLASSES is "
+            f"{cfg.MODEL.CLASSIFIER.NUM_CLASSES}"
+        )
 
 
 def _box_problems(cfg: CfgNode, name: str, *, retina: bool) -> Iterator[str]:
@@ -200,8 +218,10 @@ def _disagreements(cfg: CfgNode, names: Sequence[str]) -> Iterator[str]:
 
 
 def _shared_keys(cfg: CfgNode) -> list[str]:
-    """Metadata that all data sets of a run must have in common."""
+    """Metadata, or "classes" for class folders, that all data sets of a run must share."""
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if issubclass(architecture, LEARN_CLASSES):
+        return ["classes"]
     keys = []
     if not issubclass(architecture, SemanticSegmentor):
         keys += ["thing_classes"]
@@ -213,7 +233,9 @@ def _shared_keys(cfg: CfgNode) -> list[str]:
 
 
 def _shared(name: str, key: str) -> list[object] | None:
-    """A value of the metadata as a list; None if the data set has none."""
+    """A value of the metadata, or the class folders, as a list; None if the data set has none."""
+    if key == "classes":
+        return list(class_names(name)) if is_classification(name) else None
     value = _thing_classes(name) if key == "thing_classes" else MetadataCatalog.get(name).get(key)
     return None if value is None else list(value)
 

@@ -17,8 +17,13 @@ from detectron2.data.detection_utils import build_augmentation
 from dynamic_routing.data.augmentation import build_sem_seg_augmentations, keep_a_pixel
 from dynamic_routing.data.catalog import register_datasets
 from dynamic_routing.data.checks import check_datasets
+from dynamic_routing.data.classification_mapper import (
+    ClassificationMapper,
+    build_classification_augmentations,
+)
 from dynamic_routing.data.custom import register_custom_datasets
 from dynamic_routing.data.detection_mapper import DetectionDatasetMapper
+from dynamic_routing.data.image_folder import is_classification
 from dynamic_routing.data.mapper import SemSegDatasetMapper
 from dynamic_routing.engine.dataset_checks import (
     SEM_SEG_TYPES,
@@ -56,8 +61,12 @@ def prepare_datasets(cfg: CfgNode) -> None:
     check_fit(cfg)
 
 
-def build_mapper(cfg: CfgNode, dataset_name: str, *, train: bool) -> DatasetMapper:
+def build_mapper(
+    cfg: CfgNode, dataset_name: str, *, train: bool
+) -> DatasetMapper | ClassificationMapper:
     """From a data set's dict to the model's input."""
+    if is_classification(dataset_name):
+        return _classification_mapper(cfg, train=train)
     if not is_sem_seg(dataset_name):
         return DetectionDatasetMapper(cfg, is_train=train)
     if train:
@@ -74,6 +83,19 @@ def build_mapper(cfg: CfgNode, dataset_name: str, *, train: bool) -> DatasetMapp
     return SemSegDatasetMapper(
         is_train=train, augmentations=augmentations, image_format=cfg.INPUT.FORMAT
     )
+
+
+def _classification_mapper(cfg: CfgNode, *, train: bool) -> ClassificationMapper:
+    """Read ``INPUT.CLASSIFICATION``, RANDOM_FLIP and FORMAT."""
+    node = cfg.INPUT.CLASSIFICATION
+    augmentations = build_classification_augmentations(
+        train=train,
+        size=(node.SIZE, node.SIZE),
+        scale=tuple(node.SCALE_RANGE),
+        resize=node.TEST_RESIZE,
+        flip=cfg.INPUT.RANDOM_FLIP != "none",
+    )
+    return ClassificationMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
 
 
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.modeling.config import ConfigError, resolve_device
+from dynamic_routing.modeling.image_classifier import PlainImageClassifier
 from dynamic_routing.modeling.prepared import prepare_model
 
 CONFIDENCE_KEYS = (
@@ -50,7 +51,8 @@ class Predictor:
 
     Raises:
         CheckpointError: no weights, or those of another network.
-        ConfigError: ``MODEL.DEVICE`` asks for a GPU that is not there, or ``TEST.AUG.ENABLED``.
+        ConfigError: ``MODEL.DEVICE`` asks for a GPU that is not there, ``TEST.AUG.ENABLED``, or a
+            classifier.
 
     Example:
         >>> predictor = Predictor(get_config("config.yaml"), weights="model_final.pth")
@@ -69,6 +71,11 @@ class Predictor:
         if not weights:
             raise CheckpointError("no weights: give a checkpoint, or name one in MODEL.WEIGHTS")
         self.model = build_model(self.cfg).eval()
+        if isinstance(self.model, PlainImageClassifier):
+            raise ConfigError(
+                f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE} sees cut squares, not "
+                "whole images: build it with dynamic_routing.load_pretrained"
+            )
         RoutingCheckpointer(self.model, strict=True).load(weights)
         self._prepared = prepare_model(self.model)
 

@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from dynamic_routing.evaluation.cityscapes_instances import build_cityscapes_instance_evaluators
+from dynamic_routing.evaluation.classification import build_classification_evaluators
 from dynamic_routing.evaluation.coco import build_coco_evaluators
 from dynamic_routing.evaluation.panoptic import build_panoptic_evaluators
 from dynamic_routing.evaluation.routing_evaluator import Cost, RoutingEvaluator
@@ -24,6 +25,7 @@ BUILDERS: Mapping[str, Builder] = {
     "coco": build_coco_evaluators,
     "coco_panoptic_seg": build_panoptic_evaluators,
     "cityscapes_instance": build_cityscapes_instance_evaluators,
+    "classification": build_classification_evaluators,
 }
 """``evaluator_type`` of a data set's metadata -> from its name and a folder to its evaluators."""
 

@@ -12,6 +12,7 @@ from dynamic_routing.modeling.detection import (
     DynamicRoutingRCNN,
     DynamicRoutingRetinaNet,
 )
+from dynamic_routing.modeling.image_classifier import ImageClassifier
 from dynamic_routing.modeling.meta_arch import DynamicRoutingSemanticSegmentor, RoutingMixin
 from dynamic_routing.modeling.prepared import prepare_model
 from dynamic_routing.modeling.sem_seg_head import DynamicRoutingSemSegHead
@@ -25,6 +26,7 @@ __all__ = [
     "DynamicRoutingRetinaNet",
     "DynamicRoutingSemSegHead",
     "DynamicRoutingSemanticSegmentor",
+    "ImageClassifier",
     "RoutingMixin",
     "add_dynamic_routing_config",
     "build_dynamic_routing_backbone",

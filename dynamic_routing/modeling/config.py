@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from dynamic_routing.modeling.config_checks import config_problems
+from dynamic_routing.modeling.config_files import load_yaml_chain
 from dynamic_routing.routing import PUBLISHED_CELL
 
 
@@ -26,6 +26,7 @@ class ConfigError(ValueError):
 def add_dynamic_routing_config(cfg: CfgNode) -> None:
     """Add this project's keys with the published defaults, in place."""
     _add_model_keys(cfg)
+    _add_classifier_keys(cfg)
     _add_budget_keys(cfg)
     _add_divdr_keys(cfg)
     _add_solver_keys(cfg)
@@ -81,6 +82,21 @@ def _add_model_keys(cfg: CfgNode) -> None:
     node.NECK = "projection"
     # Put PSPNet's pooling on the coarsest feature of the decoder head (DR20, Layer33-PSP).
     node.PYRAMID_POOLING = False
+
+
+def _add_classifier_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.CLASSIFIER = CfgNode()
+    # Classes of META_ARCHITECTURE ImageClassifier; ImageNet: 1000.
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    # Share of the target that is spread over all classes, in [0, 1) (Szegedy et al. 2016: 0.1).
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.1
+    cfg.INPUT.CLASSIFICATION = CfgNode()
+    # Side in pixels of the square image that a classifier sees ...
+    cfg.INPUT.CLASSIFICATION.SIZE = 224
+    # ... which in training is a part of the image with an area in this range, relative to all.
+    cfg.INPUT.CLASSIFICATION.SCALE_RANGE = [0.08, 1.0]
+    # Shorter side in pixels from which the middle is cut in testing.
+    cfg.INPUT.CLASSIFICATION.TEST_RESIZE = 256
 
 
 def _add_budget_keys(cfg: CfgNode) -> None:
@@ -194,10 +210,7 @@ def get_config(config_file: str | Path | None = None, overrides: Sequence[str] =
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file and its ``_BASE_`` chain, reading no Python tags."""
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold config keys, got {type(content).__name__}")
-    loaded = cfg.load_yaml_with_base(path, allow_unsafe=False)
+    loaded = load_yaml_chain(path)
     cfg.merge_from_other_cfg(CfgNode(_fitted(cfg, loaded)))
 
 

@@ -31,6 +31,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _names(cfg)
     yield from _features(cfg)
     yield from _numbers(cfg)
+    yield from _classifier(cfg)
     yield from _divdr(cfg)
     yield from _lengths(cfg)
 
@@ -122,6 +123,23 @@ def _numbers(cfg: CfgNode) -> Iterator[str]:
             yield f"MODEL.DYNAMIC_ROUTING.BUDGET.{name} must be in [0, 1], got {budget[name]}"
     if budget.TARGET_GMACS > 0 and not budget.START < budget.ARRIVE:
         yield f"BUDGET.START {budget.START} must lie before BUDGET.ARRIVE {budget.ARRIVE}"
+
+
+def _classifier(cfg: CfgNode) -> Iterator[str]:
+    """MODEL.CLASSIFIER and INPUT.CLASSIFICATION."""
+    model, data = cfg.MODEL.CLASSIFIER, cfg.INPUT.CLASSIFICATION
+    for key, value, least in (
+        ("MODEL.CLASSIFIER.NUM_CLASSES", model.NUM_CLASSES, 2),
+        ("INPUT.CLASSIFICATION.SIZE", data.SIZE, 1),
+        ("INPUT.CLASSIFICATION.TEST_RESIZE", data.TEST_RESIZE, 1),
+    ):
+        if value < least:
+            yield f"{key} must be at least {least}, got {value}"
+    if not 0 <= model.LABEL_SMOOTHING < 1:
+        yield f"MODEL.CLASSIFIER.LABEL_SMOOTHING must be in [0, 1), got {model.LABEL_SMOOTHING}"
+    scales = list(data.SCALE_RANGE)
+    if len(scales) != 2 or not 0 < scales[0] <= scales[1] <= 1:
+        yield f"INPUT.CLASSIFICATION.SCALE_RANGE must be two ordered shares, got {scales}"
 
 
 def _divdr(cfg: CfgNode) -> Iterator[str]:

@@ -90,6 +90,9 @@ def _dense_heads(model: nn.Module) -> dict[str, nn.Module]:
     if isinstance(model, GeneralizedRCNN) and isinstance(model.proposal_generator, RPN):
         rpn = model.proposal_generator
         heads["rpn"] = _OnLevels(rpn.rpn_head, rpn.in_features)
+    classifier = getattr(model, "classifier", None)
+    if isinstance(classifier, nn.Module):
+        heads["classifier"] = classifier
     if isinstance(model, RetinaNet):
         heads["head"] = _OnLevels(model.head, model.head_in_features)
     return heads

@@ -26,6 +26,7 @@ from dynamic_routing.routing.routes import RoutedModule, Routes, RoutingOutput
 from dynamic_routing.routing.run_grouped import GroupedRun, run_grouped
 from dynamic_routing.routing.run_image import ImageRun, run_image
 from dynamic_routing.routing.space import STEM_STRIDE, Node
+from dynamic_routing.routing.sparse import is_static, is_traced, refuse_tracing
 
 
 class PreparedNetwork(RoutedModule):
@@ -46,6 +47,7 @@ class PreparedNetwork(RoutedModule):
         self.unreached = network.unreached
         self.image_channels = network.image_channels
         self.grouped = grouped
+        self.static = is_static(network)
         self.stem = fold(network.stem)
         nodes = network.space.nodes
         self.cells = nn.ModuleDict({cell_name(n): PreparedCell(network.cell(n)) for n in nodes})
@@ -79,7 +81,10 @@ class PreparedNetwork(RoutedModule):
 
         Raises:
             ValueError: another shape, or a network that was put in training mode.
+            RuntimeError: it is being traced or exported, which would freeze one route.
         """
+        if is_traced() and not self.static:
+            refuse_tracing()
         if self.training:
             raise ValueError("a prepared network only infers: train the network it was made from")
         check_images(self.space, images)

@@ -7,12 +7,12 @@ so the result for an image cannot depend on its batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
 
-from dynamic_routing.routing.gates import at_least_float32
+from dynamic_routing.routing.gates import FixedGate, at_least_float32
 from dynamic_routing.routing.routes import Routes, RoutingOutput
 from dynamic_routing.routing.space import INITIAL, Edge, Node
 
@@ -21,12 +21,41 @@ if TYPE_CHECKING:
 
 
 def run_sparse(network: RoutingNetwork, images: Tensor) -> RoutingOutput:
-    """Route each image of (N, C, H, W) by itself and stack the results."""
+    """Route each image of (N, C, H, W) by itself and stack the results.
+
+    Raises:
+        RuntimeError: see :func:`refuse_tracing`.
+    """
+    if is_traced() and not is_static(network):
+        refuse_tracing()
     outputs = [_run_image(network, images[n : n + 1]) for n in range(len(images))]
     features = {s: torch.cat([o.features[s] for o in outputs]) for s in network.space.scales}
     gates = torch.cat([o.routes.gates for o in outputs])
     size = (images.shape[-2], images.shape[-1])
     return RoutingOutput(features, Routes(network.space, gates, network.unreached, size))
+
+
+def is_static(network: RoutingNetwork) -> bool:
+    """Whether every image takes the same route, because no gate looks at it."""
+    return all(isinstance(cell.gate, FixedGate) for cell in network.cells.values())  # type: ignore[union-attr]
+
+
+def is_traced() -> bool:
+    """Whether what runs now is being traced or exported."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
+def refuse_tracing() -> NoReturn:
+    """Stop a trace or export that would freeze one route.
+
+    Raises:
+        RuntimeError: always; it names what can be exported.
+    """
+    raise RuntimeError(
+        "sparse execution decides in Python what runs: traced, it would keep the route of the "
+        "example image for every other; export the masked or branching form "
+        "(dynamic_routing.routing.exportable, tools/export_model.py)"
+    )
 
 
 class _Arrivals:

@@ -27,7 +27,13 @@ def test_tree_is_written_and_reported(
 
 
 @pytest.mark.parametrize(
-    ("kind", "size"), [("cityscapes", (256, 512)), ("coco", (128, 192)), ("voc", (256, 512))]
+    ("kind", "size"),
+    [
+        ("cityscapes", (256, 512)),
+        ("coco", (128, 192)),
+        ("imagenet", (64, 64)),
+        ("voc", (256, 512)),
+    ],
 )
 def test_each_format_has_its_own_size(kind: str, size: tuple[int, int]) -> None:
     args = generate_data.parse_args(["--root", "here", "--format", kind])

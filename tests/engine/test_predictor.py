@@ -175,6 +175,12 @@ def test_missing_gpu_is_one_line(trained, monkeypatch):
         Predictor(cfg, weights=trained.weights)
 
 
+def test_classifier_is_refused(trained):
+    cfg = small_config(*TEST_SIZE, "MODEL.META_ARCHITECTURE", "ImageClassifier")
+    with pytest.raises(ConfigError, match="META_ARCHITECTURE ImageClassifier sees cut squares"):
+        Predictor(cfg, weights=trained.weights)
+
+
 def test_confidence_reaches_every_threshold():
     cfg = get_config(None, confidence_overrides(0.25))
     assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.25

@@ -37,6 +37,11 @@ BUDGET = "MODEL.DYNAMIC_ROUTING.BUDGET."
         (["INPUT.SCALE_RANGE", "[1]"], r"SCALE_RANGE must be two positive numbers, got \[1\]"),
         (["INPUT.SEM_SEG_CROP", "[0, 9]"], r"SEM_SEG_CROP must be two positive .* \[0, 9\]"),
         ([BUDGET + "TARGET_SIZE", "[64]"], r"TARGET_SIZE must be two positive .* \[64\]"),
+        (["MODEL.CLASSIFIER.NUM_CLASSES", "1"], "NUM_CLASSES must be at least 2, got 1"),
+        (["MODEL.CLASSIFIER.LABEL_SMOOTHING", "1"], r"SMOOTHING must be in \[0, 1\), got 1"),
+        (["INPUT.CLASSIFICATION.SIZE", "0"], "CLASSIFICATION.SIZE must be at least 1, got 0"),
+        (["INPUT.CLASSIFICATION.TEST_RESIZE", "0"], "TEST_RESIZE must be at least 1, got 0"),
+        (["INPUT.CLASSIFICATION.SCALE_RANGE", "[0, 1]"], r"two ordered shares, got \[0, 1\]"),
         (["MODEL.PIXEL_MEAN", "[1.0]"], "need 3 values for INPUT.FORMAT BGR, got 1 and 3"),
     ],
 )

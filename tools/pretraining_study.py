@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Does pre-training help? Classification, then segmentation with its weights and from scratch.
+
+Example:
+    python tools/pretraining_study.py --output output/pretraining_study --seeds 1 2 3
+
+Generates patches in ImageNet's layout and, from other seeds, street scenes in Cityscapes'; trains
+configs/quick/dr_raw_imagenet.yaml once, then the quick segmentation config from scratch and from
+the pre-trained weights, with equal iterations, learning rate and seeds. Writes results.csv; a
+finished run is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from dynamic_routing.data.cityscapes import generate_cityscapes
+from dynamic_routing.data.patches import generate_patches
+
+ROOT = Path(__file__).resolve().parent.parent
+PRETRAINING = ROOT / "configs" / "quick" / "dr_raw_imagenet.yaml"
+SEGMENTATION = ROOT / "configs" / "quick" / "dr_c_cityscapes_smoke.yaml"
+PATCHES = {"train": 1600, "val": 320}
+SCENES = {"train": 48, "val": 24}
+PATCH_SEED, SCENE_SEED = 77, 0  # other scenes, so that no picture is seen twice
+RAW = ("MODEL.DYNAMIC_ROUTING.BUDGET.LAMBDA", "0.0")  # only the weights differ
+
+
+def train(config: Path, run: Path, overrides: list[str]) -> dict[str, dict[str, float]]:
+    """Results of one run, trained unless they are there already.
+
+    Raises:
+        RuntimeError: training failed; names the log.
+    """
+    results = run / "results.json"
+    if not results.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config)]
+        command += ["OUTPUT_DIR", str(run), *overrides]
+        with (run / "console.txt").open("w", encoding="utf-8") as log:
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        if status:
+            raise RuntimeError(f"training failed (log: {run / 'console.txt'})")
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
+def study(output: Path, seeds: list[int], iterations: int, weights: Path | None) -> list[dict]:
+    """One row a seed: mIoU from scratch and from the pre-trained weights."""
+    if weights is None:
+        found = train(PRETRAINING, output / "imagenet", [])["classification"]
+        print(f"pre-training: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %")
+        weights = output / "imagenet" / "model_final.pth"
+    rows = []
+    for seed in seeds:
+        miou = {}
+        for name, start in (("scratch", ""), ("pretrained", str(weights))):
+            overrides = ["SEED", str(seed), "SOLVER.MAX_ITER", str(iterations), *RAW]
+            run = output / f"{name}_{iterations}_{seed}"
+            results = train(SEGMENTATION, run, [*overrides, "MODEL.WEIGHTS", start])
+            miou[name] = round(results["sem_seg"]["mIoU"], 2)
+        rows.append({"seed": seed, "iterations": iterations, **miou,
+                     "gain": round(miou["pretrained"] - miou["scratch"], 2)})  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Generate, train, print and write the table; exit status 1 if a seed did not gain."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "pretraining_study")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--iterations", type=int, default=60, help="of each segmentation run")
+    parser.add_argument("--weights", type=Path, help="pre-trained already: this checkpoint")
+    args = parser.parse_args(argv)
+    output = args.output.absolute()
+    weights = args.weights and args.weights.absolute()
+    try:
+        if weights is None:
+            generate_patches(output / "datasets", counts=PATCHES, seed=PATCH_SEED)
+        generate_cityscapes(output / "datasets", counts=SCENES, size=(128, 256), seed=SCENE_SEED)
+        os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
+        rows = study(output, args.seeds, args.iterations, weights)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"pretraining_study.py: error: {error}", file=sys.stderr)
+        return 2
+    with (output / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    gains = [row["gain"] for row in rows]
+    print(f"gain of pre-training: {sum(gains) / len(gains):+.2f} mIoU on average of {len(gains)}")
+    return int(min(gains) <= 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
