@@ -32,10 +32,12 @@ _LAZY = {
     "draw_scene": "scenes",
     "generate_cityscapes": "cityscapes",
     "generate_coco": "coco",
+    "generate_patches": "patches",
     "generate_voc": "voc",
     "load_label_map": "mapper",
     "register_custom_datasets": "custom",
     "register_datasets": "catalog",
+    "register_image_folder": "image_folder",
     "register_voc": "voc",
 }
 

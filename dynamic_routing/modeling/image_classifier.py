@@ -13,29 +13,34 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from detectron2.layers import get_norm
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from dynamic_routing.modeling.losses import with_routing_losses
 from dynamic_routing.modeling.meta_arch import RoutingMixin
+from dynamic_routing.routing.layers import NormFactory
 
 
 class PooledClassifier(nn.Module):
     """From feature maps to class scores: pool each, concatenate, normalise, one linear layer.
 
-    A cell adds to its input, so features grow with the depth and differ in size between scales;
-    without the layer norm (no parameters) training starts at many times the loss of guessing.
+    A cell adds to its input, so features grow with the depth, and what pooled features have in
+    common is larger than what tells images apart; the norm evens both out.
 
     Args:
         channels: name of a feature map -> its channels.
         num_classes: classes to score.
+        norm: maker of the norm of the pooled features.
 
     Raises:
         ValueError: no feature map, or fewer than two classes.
     """
 
-    def __init__(self, channels: dict[str, int], num_classes: int) -> None:
+    def __init__(
+        self, channels: dict[str, int], num_classes: int, *, norm: NormFactory = nn.BatchNorm2d
+    ) -> None:
         super().__init__()
         if not channels:
             raise ValueError("a classifier needs feature maps, got none")
@@ -44,15 +49,15 @@ class PooledClassifier(nn.Module):
         self.in_features = list(channels)
         self.pool = nn.AdaptiveAvgPool2d(1)
         total = sum(channels.values())
-        self.norm = nn.LayerNorm(total, elementwise_affine=False)
+        self.norm = norm(total)
         self.linear = nn.Linear(total, num_classes)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Name -> (N, C, H, W); returns scores (N, num_classes)."""
-        pooled = [self.pool(features[name]).flatten(1) for name in self.in_features]
-        return self.linear(self.norm(torch.cat(pooled, dim=1)))
+        pooled = torch.cat([self.pool(features[name]) for name in self.in_features], dim=1)
+        return self.linear(self.norm(pooled).flatten(1))
 
 
 class PlainImageClassifier(nn.Module):
@@ -61,6 +66,8 @@ class PlainImageClassifier(nn.Module):
     Args:
         backbone: any Detectron2 backbone.
         num_classes: classes to score.
+        norm: name of the norm of the pooled features; one that needs a batch (BN) needs two
+            images a step at least.
         label_smoothing: share of the target that is spread over all classes, in [0, 1).
         pixel_mean: one value a channel.
         pixel_std: one value a channel.
@@ -77,6 +84,7 @@ class PlainImageClassifier(nn.Module):
         *,
         backbone: Backbone,
         num_classes: int,
+        norm: str,
         label_smoothing: float,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
@@ -87,7 +95,9 @@ class PlainImageClassifier(nn.Module):
         self.backbone = backbone
         self.label_smoothing = label_smoothing
         channels = {name: s.channels or 0 for name, s in backbone.output_shape().items()}
-        self.classifier = PooledClassifier(channels, num_classes)
+        self.classifier = PooledClassifier(
+            channels, num_classes, norm=lambda total: get_norm(norm, total)
+        )
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -136,6 +146,7 @@ class ImageClassifier(RoutingMixin, PlainImageClassifier):
         arguments = {
             "backbone": build_backbone(cfg),
             "num_classes": cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+            "norm": cfg.MODEL.DYNAMIC_ROUTING.NORM,
             "label_smoothing": cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
