@@ -118,6 +118,7 @@ def test_wrong_arguments_are_one_line():
             backbone=classifier().backbone,
             num_classes=2,
             label_smoothing=1.0,
+            norm="BN",
             pixel_mean=[0.0],
             pixel_std=[1.0],
         )
