@@ -22,8 +22,9 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from dynamic_routing.compat import OneLineErrors
 from dynamic_routing.engine.checkpoint import RoutingCheckpointer
-from dynamic_routing.engine.loaders import prepare_datasets
+from dynamic_routing.engine.loaders import prepare_datasets, worker_message
 from dynamic_routing.engine.solver import scale_learning_rate
 from dynamic_routing.engine.trainer import Trainer, evaluate_checkpoint
 from dynamic_routing.files import write_atomically
@@ -82,6 +83,8 @@ def check_devices(args: argparse.Namespace, cfg: CfgNode) -> None:
 def run(args: argparse.Namespace) -> None:
     """One process of the job."""
     cfg = setup(args)
+    if not os.environ.get(DEBUG_VARIABLE):
+        logging.getLogger("detectron2.engine.train_loop").addFilter(OneLineErrors())
     if args.eval_only:
         results = evaluate_checkpoint(cfg)
     else:
@@ -117,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        print(f"train_net.py: error: {error}", file=sys.stderr)
+        print(f"train_net.py: error: {worker_message(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("train_net.py: interrupted; continue with --resume", file=sys.stderr)

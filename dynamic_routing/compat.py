@@ -7,6 +7,7 @@ dropped once upstream is fixed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -59,6 +60,22 @@ def load_label_image(path: str, dtype: DTypeLike | None = None) -> np.ndarray:
     return result
 
 
+class OneLineErrors(logging.Filter):
+    """For Detectron2's training loop: it logs a traceback for every error, ours need one line.
+
+    Symptom: a broken image or a NaN prints a page of traceback before the program's own message.
+    Cause: ``detectron2.engine.train_loop`` logs and raises again. An error that the caller reports
+    (ValueError, OSError) loses its traceback here; everything else keeps it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without the traceback of a user's error."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ValueError | OSError):
+            record.exc_info = None
+        return True
+
+
 class _NumpyProxy:
     """numpy as cityscapesscripts expects it; see :func:`cityscapes_numpy_proxy`."""
 
@@ -71,6 +88,16 @@ class _NumpyProxy:
     def count_nonzero(values: np.ndarray) -> int:
         """A Python int, which ``json`` can write; numpy 2.3 and later return ``np.intp``."""
         return int(np.count_nonzero(values))
+
+    @staticmethod
+    def cumsum(values: np.ndarray) -> np.ndarray:
+        """``np.cumsum``; of nothing it is a single 0.
+
+        A class whose predictions are all on ignored pixels else ends in ``IndexError: index -1 is
+        out of bounds``, since the script takes the last sum. What follows a 0 gives AP 0, which is
+        right: there is an object, and nothing found it.
+        """
+        return np.cumsum(values) if len(values) else np.zeros(1)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)

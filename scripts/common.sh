@@ -80,10 +80,14 @@ quiet_step() {
   printf '\n== %s\n' "$CURRENT" >>"$LOG"
   "$@" >>"$LOG" 2>&1 </dev/null &
   CHILD=$!
-  # Ends with this shell, holds neither the lock (9) nor, while it sleeps, the output.
-  while kill -0 $$ 2>/dev/null; do
-    sleep "$HEARTBEAT_S" >/dev/null 2>&1
-    say "  $(pip_progress) ($(du -sh "$VENV" 2>/dev/null | cut -f 1) in .venv)"
+  # Ends with the program and with this shell, holds neither the lock (9) nor, while it sleeps, the
+  # output. It does not rely on being killed: a signal just after the fork can be lost.
+  local beats=0
+  while kill -0 "$CHILD" 2>/dev/null && kill -0 $$ 2>/dev/null; do
+    sleep 1 >/dev/null 2>&1
+    beats=$((beats + 1))
+    ((beats % HEARTBEAT_S)) ||
+      say "  $(pip_progress) ($(du -sh "$VENV" 2>/dev/null | cut -f 1) in .venv)"
   done 9>&- &
   HEARTBEAT=$!
   local status=0

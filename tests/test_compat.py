@@ -1,6 +1,7 @@
 """Every work-around cures its symptom and leaves nothing behind."""
 
 import json
+import logging
 from importlib import import_module
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from dynamic_routing.compat import (
     CITYSCAPES_EVALUATION_MODULES,
+    OneLineErrors,
     cityscapes_numpy_proxy,
     load_label_image,
 )
@@ -63,6 +65,13 @@ def test_proxy_offers_what_the_scripts_call(scripts):
             assert script.np.unique is np.unique
 
 
+def test_proxy_gives_an_empty_sum_a_last_element(scripts):
+    with cityscapes_numpy_proxy():
+        for script in scripts:
+            assert script.np.cumsum(np.array([])).tolist() == [0.0]
+            assert script.np.cumsum(np.array([1, 2])).tolist() == [1, 3]
+
+
 def test_proxy_writes_no_file(scripts, tmp_path):
     with cityscapes_numpy_proxy():
         scripts[1].writeDict2JSON({"a": 1}, str(tmp_path / "matches.json"))
@@ -81,3 +90,10 @@ def test_proxy_is_taken_away(scripts, fails):
         assert fails
     after = [(script.np, script.writeDict2JSON) for script in scripts]
     assert all(x[0] is y[0] is np and x[1] is y[1] for x, y in zip(before, after))
+
+
+@pytest.mark.parametrize(("error", "pages"), [(ValueError("x"), False), (KeyError("x"), True)])
+def test_only_errors_of_the_program_keep_their_traceback(error, pages):
+    record = logging.LogRecord("d2", logging.ERROR, "f", 1, "m", (), (type(error), error, None))
+    assert OneLineErrors().filter(record)
+    assert bool(record.exc_info) == pages

@@ -9,6 +9,7 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
+from dynamic_routing.divdr.loss import DivDRLoss
 from dynamic_routing.modeling import ImageClassifier, get_config
 from dynamic_routing.modeling.cost import model_cost
 from dynamic_routing.routing import RoutingNetwork, RoutingSpace
@@ -21,6 +22,7 @@ LEAVES = yaml_files(leaves=True)
 DETECTORS = [f for f in LEAVES if re.search("rcnn|retinanet|panoptic", f.name)]
 CLASSIFIERS = [f for f in LEAVES if re.search("ImageNet-Class|quick/.*_imagenet", str(f))]
 SEGMENTORS = [file for file in LEAVES if file not in DETECTORS + CLASSIFIERS]
+DIVERSIFIED = [file for file in LEAVES if file.name.startswith("divdr_")]
 
 
 def name_of(file):
@@ -48,6 +50,12 @@ def small_keys(cfg):
     """What the parts of a config's model are made of."""
     node = cfg.MODEL.DYNAMIC_ROUTING
     return node.SPACE.NUM_LAYERS, node.GATE.ACTIVATION, node.GATE.SMALL, tuple(node.OPERATIONS)
+
+
+def number_of_losses(cfg):
+    """How many losses on routes a config asks for."""
+    node = cfg.MODEL.DYNAMIC_ROUTING
+    return (node.BUDGET.LAMBDA > 0 or node.BUDGET.TARGET_GMACS > 0) + (node.DIVDR.NUM_CLUSTERS > 0)
 
 
 def test_there_is_a_config_for_every_published_segmentation_network():
@@ -94,8 +102,7 @@ def test_segmentation_leaf_builds_its_model(file):
     head = model.sem_seg_head
     assert head.decoder.predictor.out_channels == {"C": 19, "V": 21, "q": 19}[name_of(file)[0]]
     assert (head.decoder.context is not None) == ("psp" in file.name)
-    budget = cfg.MODEL.DYNAMIC_ROUTING.BUDGET
-    assert len(model.routing_losses) == (budget.LAMBDA > 0 or budget.get("TARGET_GMACS", 0) > 0)
+    assert len(model.routing_losses) == number_of_losses(cfg)
 
 
 @pytest.mark.parametrize("file", CLASSIFIERS, ids=name_of)
@@ -134,10 +141,10 @@ def test_detection_leaf_builds_its_model(file):
         assert type(model).__name__ == "GeneralizedRCNN" and not hasattr(model, "routing_losses")
         return
     node = cfg.MODEL.DYNAMIC_ROUTING
-    assert node.SPACE.NUM_LAYERS == (8 if "quick" in str(file) else 17)
+    assert node.SPACE.NUM_LAYERS in ((6, 8) if file.parent.name == "quick" else (17,))
     assert node.SPACE.NUM_OUTPUT_SCALES == 5
     assert isinstance(model.backbone.network, RoutingNetwork)
-    assert len(model.routing_losses) == (node.BUDGET.LAMBDA > 0)
+    assert len(model.routing_losses) == number_of_losses(cfg)
     assert "panoptic" in file.name or model.__class__.__name__.endswith(("RCNN", "RetinaNet"))
     assert cfg.MODEL.MASK_ON == bool(re.search("mask|panoptic", file.name))
 
@@ -154,6 +161,58 @@ def test_detection_has_raw_a_b_c_and_the_baseline_with_both_schedules():
             ours = get_config(CONFIGS / folder / f"dr_raw_{head}_rcnn_l17_{schedule}.yaml")
             for group in ("SOLVER", "INPUT", "DATASETS", "TEST"):
                 assert baseline[group] == ours[group], group
+
+
+@pytest.mark.parametrize("file", DIVERSIFIED, ids=name_of)
+def test_divdr_leaf_has_its_loss_budget_and_schedule(file):
+    cfg = get_config(file)
+    node, iterations = cfg.MODEL.DYNAMIC_ROUTING, cfg.SOLVER.MAX_ITER
+    raw, quick = file.name.startswith("divdr_raw"), file.parent.name == "quick"
+    assert (node.BUDGET.LAMBDA, node.BUDGET.MU) == ((0, 0) if raw else (0.8, 0.1))
+    assert node.GATE.SMALL == (not raw)
+    clusters = 3 if quick else int(re.search("_k([234])_", file.name).group(1))
+    assert node.DIVDR.START_ITER == iterations / 4  # the warm-up that the head comments name
+    if quick:
+        assert (iterations - node.DIVDR.START_ITER) / node.DIVDR.PERIOD >= 9
+    else:
+        assert node.DIVDR.PERIOD == 50
+    (loss,) = (x for x in build(file).modules() if isinstance(x, DivDRLoss))
+    dim = RoutingSpace.grid(
+        node.SPACE.NUM_LAYERS, num_output_scales=node.SPACE.NUM_OUTPUT_SCALES or None
+    ).activation_dim
+    assert loss.centres.shape == (clusters, dim)
+    assert quick or dim == (183 if node.SPACE.NUM_LAYERS == 16 else 198)
+    assert (loss.weight, loss.margin, loss.norm_power) == (0.1, 1.0, 1)
+
+
+def test_divdr_has_a_and_raw_with_2_3_and_4_clusters_for_every_task():
+    found = {name_of(file) for file in DIVERSIFIED if file.parent.name != "quick"}
+    tasks = {
+        "Cityscapes-SemanticSegmentation": ("l16_180k", 180000),
+        "COCO-Detection": ("faster_rcnn_l17_1x", 90000),
+        "COCO-InstanceSegmentation": ("mask_rcnn_l17_1x", 90000),
+    }
+    for folder, (rest, iterations) in tasks.items():
+        for kind in ("a", "raw"):
+            for clusters in (2, 3, 4):
+                name = f"{folder}/divdr_{kind}_k{clusters}_{rest}"
+                assert get_config(CONFIGS / f"{name}.yaml").SOLVER.MAX_ITER == iterations
+                found.remove(name)
+    assert not found
+
+
+@pytest.mark.parametrize("file", DIVERSIFIED, ids=name_of)
+def test_divdr_leaf_differs_from_dynamic_routing_in_its_clusters_alone(file):
+    """A comparison of both is one of the method (but for DivDR's 180k iterations)."""
+    name = re.sub(r"_k[234]", "", file.name).replace("180k", "186k").replace("divdr_", "dr_")
+    name = name.replace("dr_a_", "dr_c_") if file.parent.name == "quick" else name
+    plain, ours = get_config(file.parent / name), get_config(file)
+    node = ours.MODEL.DYNAMIC_ROUTING
+    node.DIVDR = plain.MODEL.DYNAMIC_ROUTING.DIVDR
+    if file.parent.name == "quick":
+        node.BUDGET = plain.MODEL.DYNAMIC_ROUTING.BUDGET
+    ours.SOLVER.MAX_ITER = plain.SOLVER.MAX_ITER
+    assert ours == plain
 
 
 @pytest.mark.slow

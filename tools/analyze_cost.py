@@ -32,8 +32,9 @@ from dynamic_routing.engine.loaders import build_test_loader, prepare_datasets
 from dynamic_routing.evaluation.gates_file import load_gates
 from dynamic_routing.evaluation.routing_evaluator import RoutingEvaluator
 from dynamic_routing.modeling import get_config
-from dynamic_routing.modeling.cost import RouteCosts
+from dynamic_routing.modeling.cost import RouteCosts, backbone_cost, model_cost
 from dynamic_routing.routing.cost import count_parameters
+from dynamic_routing.routing.counting import CONVENTIONS
 
 MIN_SIDE = 64
 """Smallest side in pixels that every space can route."""
@@ -66,7 +67,12 @@ def analyse(args: argparse.Namespace) -> tuple[dict[str, Any], ImageCosts | None
     heads = {name: count_parameters(m) for name, m in model.named_children()}
     parameters = {name: count for name, count in heads.items() if count}
     size = (args.input_size[0], args.input_size[1])
-    report = cost_report(costs.macs, costs.paper, parameters=parameters, size=size)
+    report = cost_report(
+        {name: model_cost(model, convention=name) for name in CONVENTIONS},
+        {name: backbone_cost(model, convention=name) for name in CONVENTIONS},
+        parameters=parameters,
+        size=size,
+    )
     if not args.weights:
         return report, None
     cfg.DATASETS.TEST = (args.dataset,)

@@ -7,6 +7,8 @@ Examples:
         --weights output/model_final.pth --gates output/inference/gates_NAME.npz --output common
     # one image's route, or that of a group of images
     python tools/extract_subnetwork.py ... --images frankfurt_000000_000294_leftImg8bit.png
+    # the expert of a DivDR cluster, numbered from 0
+    python tools/extract_subnetwork.py ... --cluster 2
 
 Writes config.yaml, model.pth and edges.json: a normal config and checkpoint that train further
 and evaluate with train_net.py.
@@ -25,7 +27,8 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from dynamic_routing.engine.checkpoint import RoutingCheckpointer
-from dynamic_routing.evaluation.gates_file import GatesFile, load_gates
+from dynamic_routing.evaluation.gates_file import load_gates
+from dynamic_routing.evaluation.selection import chosen_rows
 from dynamic_routing.files import atomic_file, write_atomically
 from dynamic_routing.modeling import get_config
 from dynamic_routing.modeling.cost import routed_network
@@ -37,23 +40,8 @@ from dynamic_routing.routing.subnetworks import (
     copy_weights,
 )
 
-
-def chosen_routes(gates: GatesFile, images: list[str]) -> Routes:
-    """The routes of the named images, or all.
-
-    Raises:
-        ValueError: a name that matches no image, with the first few that exist.
-    """
-    if not images:
-        return gates.routes
-    rows = [i for i, f in enumerate(gates.file_names) if f in images or Path(f).name in images]
-    found = {Path(gates.file_names[i]).name for i in rows}
-    missing = [name for name in images if Path(name).name not in found]
-    if missing:
-        known = ", ".join(Path(f).name for f in gates.file_names[:3])
-        raise ValueError(f"no image {missing[0]} in the gates file; it has {known}, ...")
-    routes = gates.routes
-    return Routes(routes.space, routes.gates[rows], routes.rule, routes.image_size)
+COPIED = "backbone.network."
+"""Prefix of the tensors that ``copy_weights`` takes care of."""
 
 
 def static_config(cfg: CfgNode, subgraph: Subgraph, weights: Path) -> CfgNode:
@@ -66,6 +54,7 @@ def static_config(cfg: CfgNode, subgraph: Subgraph, weights: Path) -> CfgNode:
     node.GATE.ACTIVATION = "fixed"
     node.BUDGET.LAMBDA = 0.0
     node.BUDGET.TARGET_GMACS = 0.0
+    node.DIVDR.NUM_CLUSTERS = 0
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.DEVICE = "auto"
     cfg.OUTPUT_DIR = str(weights.parent / "run")
@@ -80,8 +69,10 @@ def static_weights(cfg: CfgNode, weights: str, subgraph: Subgraph) -> dict[str, 
     description.MODEL.DEVICE = cfg.MODEL.DEVICE
     static = build_model(description)
     copy_weights(routed_network(dynamic.backbone), routed_network(static.backbone), subgraph)
-    others = {k: v for k, v in dynamic.state_dict().items() if not k.startswith("backbone.")}
-    static.load_state_dict(others, strict=False)
+    others = {k: v for k, v in dynamic.state_dict().items() if not k.startswith(COPIED)}
+    lost = [k for k in static.load_state_dict(others, strict=False).missing_keys
+            if not k.startswith(COPIED)]  # fmt: skip
+    assert not lost, lost
     return static.state_dict()
 
 
@@ -95,7 +86,8 @@ def extract(args: argparse.Namespace) -> str:
     if not args.gates.is_file():
         raise ValueError(f"gates file {args.gates} does not exist; evaluate the network first")
     gates = load_gates(args.gates)
-    routes = chosen_routes(gates, args.images)
+    rows, every = chosen_rows(gates, args.images, args.cluster), gates.routes
+    routes = Routes(every.space, every.gates[rows], every.rule, every.image_size)
     subgraph = common_subgraph(routes, share=args.share)
     args.output.mkdir(parents=True, exist_ok=True)
     weights = args.output / "model.pth"
@@ -118,7 +110,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config-file", type=Path, required=True, metavar="FILE")
     parser.add_argument("--weights", required=True, help="checkpoint of the dynamic network")
     parser.add_argument("--gates", type=Path, required=True, help="gates file of an evaluation")
-    parser.add_argument("--images", nargs="*", default=[], help="file names; default: all images")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--images", nargs="*", default=[], help="file names; default: all images")
+    which.add_argument("--cluster", type=int, metavar="K", help="the images of a DivDR cluster")
     parser.add_argument("--share", type=float, default=COMMON_SHARE, help="of images, in (0, 1]")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args(argv)

@@ -1,7 +1,10 @@
-"""Write a generated data set of street scenes, laid out as Cityscapes, PASCAL VOC 2012 or ImageNet.
+"""Write a generated data set: street scenes laid out as Cityscapes or PASCAL VOC 2012, patches of
+them laid out as ImageNet, or pictures with objects, keypoints and panoptic segments laid out as
+COCO 2017.
 
 Example:
     python tools/generate_data.py --format cityscapes --root datasets --train 300 --val 60
+    python tools/generate_data.py --format coco --root datasets --train 900 --val 90
     DETECTRON2_DATASETS=datasets python train_net.py ...
 
 A tree that is already there with the same parameters is left as it is.
@@ -16,14 +19,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynamic_routing.data.cityscapes import generate_cityscapes
+from dynamic_routing.data.coco import DEFAULT_SIZE as COCO_SIZE
+from dynamic_routing.data.coco import generate_coco
+from dynamic_routing.data.patches import DEFAULT_SIZE as PATCH_SIZE
 from dynamic_routing.data.patches import generate_patches
 from dynamic_routing.data.scenes import PROFILES
 from dynamic_routing.data.voc import generate_voc
 
 _GENERATORS: dict[str, Callable[..., Path]] = {
     "cityscapes": generate_cityscapes,
+    "coco": generate_coco,
     "imagenet": generate_patches,
     "voc": generate_voc,
+}
+_STREET_SIZE = (256, 512)
+_SIZES = {
+    "cityscapes": _STREET_SIZE,
+    "coco": COCO_SIZE,
+    "imagenet": PATCH_SIZE,
+    "voc": _STREET_SIZE,
 }
 
 
@@ -43,15 +57,18 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, required=True, help="what DETECTRON2_DATASETS names")
     parser.add_argument("--train", type=int, default=48, help="number of training images")
     parser.add_argument("--val", type=int, default=12, help="number of validation images")
+    sizes = ", ".join(f"{height} {width} for {kind}" for kind, (height, width) in _SIZES.items())
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(256, 512), metavar=("HEIGHT", "WIDTH")
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=f"by default {sizes}"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profiles", nargs="+", choices=PROFILES, default=list(PROFILES))
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a generated tree with other parameters"
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    args.size = tuple(args.size or _SIZES[args.format])
+    return args
 
 
 def show_progress(done: int, total: int) -> None:
@@ -73,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
         tree = _GENERATORS[args.format](
             args.root,
             counts={"train": args.train, "val": args.val},
-            size=tuple(args.size),
+            size=args.size,
             seed=args.seed,
             profiles=args.profiles,
             overwrite=args.overwrite,

@@ -4,8 +4,11 @@
 Example:
     python tools/run_demo.py --quick --output /tmp/demo
 
-Leaves DIR/report.html, DIR/metrics.json, DIR/pictures, the generated data in DIR/data and the
-training run in DIR/run. A run that was killed is continued; a complete one is done again.
+Two networks, both trained with DivDR: semantic segmentation of street scenes, and Mask R-CNN on
+pictures in COCO's format.
+Leaves DIR/report.html, DIR/metrics.json, the generated data in DIR/data, the segmentation run in
+DIR/run with DIR/pictures, and the other one in DIR/instances. A run that was killed is continued; a
+complete one is done again.
 """
 
 from __future__ import annotations
@@ -28,21 +31,57 @@ MARKER = ".demo"
 
 @dataclass(frozen=True)
 class Job:
-    """How large the demo is."""
+    """One network of the demo.
 
+    Attributes:
+        title: its heading in the report.
+        folder: where it goes below the demo's output.
+        data: "cityscapes" or "coco".
+        config: its YAML.
+        train: number of generated training images.
+        val: number of generated validation images.
+        size: their (height, width) in pixels.
+        metric: the figure that is said at the end.
+    """
+
+    title: str
+    folder: str
+    data: str
     config: str
     train: int
     val: int
     size: tuple[int, int]
+    metric: str
 
 
-FULL = Job("configs/quick/dr_c_cityscapes.yaml", train=160, val=32, size=(128, 256))
-QUICK = Job("configs/quick/dr_c_cityscapes_smoke.yaml", train=48, val=12, size=(96, 192))
+FULL = (
+    Job("Semantic segmentation", "", "cityscapes", "configs/quick/divdr_a_cityscapes.yaml",
+        160, 32, (128, 256), "sem_seg/mIoU"),
+    Job("Mask R-CNN", "instances", "coco", "configs/quick/divdr_a_mask_rcnn_coco_short.yaml",
+        320, 48, (128, 192), "segm/AP50"),
+)  # fmt: skip
+QUICK = (
+    Job("Semantic segmentation", "", "cityscapes", "configs/quick/divdr_a_cityscapes_smoke.yaml",
+        48, 12, (96, 192), "sem_seg/mIoU"),
+    Job("Mask R-CNN", "instances", "coco", "configs/quick/divdr_a_mask_rcnn_coco_smoke.yaml",
+        96, 16, (96, 128), "segm/AP50"),
+)  # fmt: skip
 
 
 def say(message: str) -> None:
     """Print at once."""
     print(f"  {message}", flush=True)
+
+
+def generate(job: Job, root: Path) -> None:
+    """Make the job's data, unless they are there."""
+    from dynamic_routing.data.cityscapes import generate_cityscapes
+    from dynamic_routing.data.coco import generate_coco
+
+    say(f"generating {job.train + job.val} images in {root / job.data}")
+    make = generate_cityscapes if job.data == "cityscapes" else generate_coco
+    counts = {"train": job.train, "val": job.val}
+    make(root, counts=counts, size=job.size, seed=1, overwrite=True)
 
 
 def train(job: Job, run: Path) -> None:
@@ -103,9 +142,10 @@ def draw_pictures(cfg: Any, run: Path, folder: Path) -> list[Any]:
     from dynamic_routing.engine.loaders import build_mapper
     from dynamic_routing.evaluation.examples import draw_example, easy_and_hard
     from dynamic_routing.evaluation.gates_file import load_gates
+    from dynamic_routing.modeling.prepared import prepare_model
 
     name = cfg.DATASETS.TEST[0]
-    model = load_model(cfg, str(run / "model_final.pth"))
+    model = prepare_model(load_model(cfg, str(run / "model_final.pth")))
     mapper = build_mapper(cfg, name, train=False)
     pictures = []
     for example in easy_and_hard(load_gates(run / "inference" / f"gates_{name}.npz")):
@@ -114,34 +154,67 @@ def draw_pictures(cfg: Any, run: Path, folder: Path) -> list[Any]:
     return pictures
 
 
-def write_results(cfg: Any, output: Path, untrained: dict[str, Any], pictures: list[Any]) -> None:
-    """metrics.json and report.html."""
-    from dynamic_routing.analysis import run_folder
-    from dynamic_routing.analysis.curves import read_training_log
+@dataclass(frozen=True)
+class Done:
+    """What a job left: results of both networks and its part of the report."""
+
+    results: dict[str, dict[str, Any]]
+    report: Any
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Finite numbers of both networks, flat."""
+        from dynamic_routing.analysis.run_folder import flatten
+
+        return {name: flatten(found) for name, found in self.results.items()}
+
+
+def carry_out(job: Job, output: Path) -> Done:
+    """Generate, train, evaluate and draw."""
+    say(f"-- {job.title} --")
+    folder = output / job.folder
+    generate(job, output / "data")
+    say("training")
+    train(job, folder / "run")
+
+    from dynamic_routing.engine.loaders import prepare_datasets
+    from dynamic_routing.evaluation.run_report import run_report
+    from dynamic_routing.modeling import get_config
+
+    cfg = get_config(ROOT / job.config)
+    prepare_datasets(cfg)
+    say("evaluating the untrained network")
+    untrained = evaluate_untrained(cfg, folder / "untrained")
+    say("drawing routes")
+    trained = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
+    results = {"trained": trained, "untrained": untrained}
+    report = run_report(
+        folder / "run",
+        title=job.title,
+        results=results,
+        dataset_name=cfg.DATASETS.TEST[0],
+        pictures=draw_pictures(cfg, folder / "run", folder / "pictures"),
+        settings=cfg,
+    )
+    return Done(results, report)
+
+
+def write_results(output: Path, done: dict[str, Done]) -> dict[str, Any]:
+    """metrics.json and report.html; returns the metrics by the jobs' folders."""
     from dynamic_routing.analysis.report import ReportData, write_report
-    from dynamic_routing.analysis.statistics import route_statistics
-    from dynamic_routing.evaluation.gates_file import load_gates
+    from dynamic_routing.analysis.run_folder import installed_versions
     from dynamic_routing.files import write_atomically
 
-    run = output / "run"
-    trained = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    gates = load_gates(run / "inference" / f"gates_{cfg.DATASETS.TEST[0]}.npz")
-    columns = {"trained": trained, "untrained": untrained}
-    metrics = {name: run_folder.flatten(results) for name, results in columns.items()}
-    content = json.dumps(metrics, indent=1, allow_nan=False)
+    metrics = {folder: job.metrics() for folder, job in done.items()}
+    shown = {**metrics[""], **{k: v for k, v in metrics.items() if k}}
+    content = json.dumps(shown, indent=1, allow_nan=False)
     write_atomically(output / "metrics.json", content.encode("utf-8"))
     report = ReportData(
-        title="dynamic_routing: demo on generated street scenes",
-        summary=run_folder.summarise(trained),
-        training=read_training_log(run / "metrics.json"),
-        evaluation={k: run_folder.summarise(v) for k, v in columns.items()},  # type: ignore[misc]
-        class_iou={k: run_folder.class_iou(v) for k, v in columns.items()},
-        statistics=route_statistics(gates.routes),
-        pictures=tuple(pictures),
-        settings=run_folder.flat_settings(cfg),
-        versions=run_folder.installed_versions(),
+        title="dynamic_routing: demo on generated data",
+        runs=tuple(job.report for job in done.values()),
+        versions=installed_versions(),
     )
     write_report(output / "report.html", report)
+    return metrics
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -151,30 +224,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo", metavar="DIR")
     args = parser.parse_args(argv)
     output = args.output.resolve()
-    job = QUICK if args.quick else FULL
+    jobs = QUICK if args.quick else FULL
     os.environ["DETECTRON2_DATASETS"] = str(output / "data")
-
-    from dynamic_routing.data.cityscapes import generate_cityscapes
-
-    say(f"generating {job.train + job.val} street scenes in {output / 'data'}")
-    counts = {"train": job.train, "val": job.val}
-    generate_cityscapes(output / "data", counts=counts, size=job.size, seed=1, overwrite=True)
-    say("training")
-    train(job, output / "run")
-
-    from dynamic_routing.engine.loaders import prepare_datasets
-    from dynamic_routing.modeling import get_config
-
-    cfg = get_config(ROOT / job.config)
-    prepare_datasets(cfg)
-    say("evaluating the untrained network")
-    untrained = evaluate_untrained(cfg, output / "untrained")
-    say("drawing routes")
-    pictures = draw_pictures(cfg, output / "run", output / "pictures")
-    write_results(cfg, output, untrained, pictures)
-    trained = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    before, after = (trained[k]["sem_seg/mIoU"] for k in ("untrained", "trained"))
-    say(f"mIoU {after:.1f} % (untrained {before:.1f} %), report: {output / 'report.html'}")
+    metrics = write_results(output, {job.folder: carry_out(job, output) for job in jobs})
+    for job in jobs:
+        found = [metrics[job.folder][k].get(job.metric, 0.0) for k in ("trained", "untrained")]
+        say(f"{job.title}: {job.metric} {found[0]:.1f} % (untrained {found[1]:.1f} %)")
+    say(f"report: {output / 'report.html'}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +43,27 @@ def image_costs(gates: GatesFile, *, cost: str = "gmacs") -> ImageCosts:
 
 
 def cost_report(
-    macs: CostModel, paper: CostModel, *, parameters: dict[str, int], size: tuple[int, int]
+    models: Mapping[str, CostModel],
+    backbones: Mapping[str, CostModel],
+    *,
+    parameters: dict[str, int],
+    size: tuple[int, int],
 ) -> dict[str, Any]:
     """Everything that the network's shape decides, as plain numbers.
+
+    Args:
+        models: cost of all that runs for every image, by convention (``macs``, ``paper``).
+        backbones: the same of the routed backbone alone, which the papers print for detectors.
+        parameters: by part.
+        size: (height, width) in pixels.
 
     Returns:
         ``input_size``, ``parameters`` (all), ``parameters_by_part``; per convention (``macs``,
         ``paper``) ``open``, ``closed`` and ``expected`` (multiply-adds or FLOPs with every gate
-        open, every gate closed, and the expected cost of the space with every gate at 1);
+        open, every gate closed, and the expected cost of the space with every gate at 1) and
+        ``backbone`` (the backbone alone with every gate open);
         ``parts``: name -> {"macs", "paper"} with every gate open.
     """
-    models = {"macs": macs, "paper": paper}
     report: dict[str, Any] = {
         "input_size": list(size),
         "parameters": sum(parameters.values()),
@@ -63,6 +74,7 @@ def cost_report(
             "open": model.open_cost(*size),
             "closed": model.closed_cost(*size),
             "expected": model.full_expected(*size),
+            "backbone": backbones[name].open_cost(*size),
         }
     tables = {name: model.table(*size).parts() for name, model in models.items()}
     report["parts"] = {
@@ -78,6 +90,7 @@ def format_report(report: dict[str, Any], images: ImageCosts | None = None) -> s
     for key, title in (
         ("open", "all gates open"),
         ("closed", "all gates closed"),
+        ("backbone", "backbone alone, all gates open"),
         ("expected", "expected cost of the space, gates at 1"),
     ):
         rows.append((title, _giga(report["macs"][key]), _giga(report["paper"][key])))

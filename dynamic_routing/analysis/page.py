@@ -21,7 +21,8 @@ STYLE = """
 body { margin: 0 auto; max-width: 1120px; padding: 1rem; background: #fff; color: #1c1c1c;
   font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.25; }
-h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 2px solid #0072b2; }
+h2 { font-size: 1.35rem; margin-top: 2.5rem; border-bottom: 2px solid #0072b2; }
+h3 { font-size: 1.1rem; margin-top: 1.5rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top;
@@ -43,6 +44,7 @@ details p { font-size: .9rem; }
   .scroll { overflow: visible; }
   figure img { width: 100%; max-width: 100%; }
   figure, tr { break-inside: avoid; }
-  h2 { break-after: avoid; }
+  h2, h3 { break-after: avoid; }
+  article + article { break-before: page; }
 }
 """

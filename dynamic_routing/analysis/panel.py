@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,16 +101,46 @@ def route_panel(
         ValueError: pictures of different or wrong shapes, or the routes of several images.
     """
     _check_tiles(image, prediction=prediction, truth=truth)
-    if len(routes) != 1:
-        raise ValueError(f"a panel shows the route of one image, got {len(routes)}")
     tiles = {
         "image": image,
         "prediction": palette.paint(prediction),
         "truth": palette.paint(truth),
     }
     legend = palette.legend([prediction, truth])
+    return tiles_panel(tiles, routes=routes, title=title, path=path, legend=legend)
+
+
+def tiles_panel(
+    tiles: Mapping[str, np.ndarray],
+    *,
+    routes: Routes,
+    title: str,
+    path: str | Path,
+    legend: Sequence[Patch] = (),
+) -> Path:
+    """Draw pictures side by side above the route, as a PNG of at most :data:`MAX_BYTES`.
+
+    Args:
+        tiles: name -> (H, W, 3) uint8, RGB, all of one shape. Those named "image" are reduced
+            smoothly, the others keep their exact colours; without a legend all are photographs.
+        routes: this image's route (N = 1).
+        title: one line above the picture.
+        path: the file to write.
+        legend: what the colours mean.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: the routes of several images.
+    """
+    if len(routes) != 1:
+        raise ValueError(f"a panel shows the route of one image, got {len(routes)}")
     for width in IMAGE_WIDTHS:
-        reduced = {n: _reduced(tile, width, smooth=tile is image) for n, tile in tiles.items()}
+        reduced = {
+            name: _reduced(tile, width, smooth=not legend or name == "image")
+            for name, tile in tiles.items()
+        }
         content = encode_png(_panel_figure(reduced, legend, routes, title))
         if len(content) <= MAX_BYTES:
             break
@@ -127,17 +157,19 @@ def _check_tiles(image: np.ndarray, **label_images: np.ndarray) -> None:
 
 
 def _panel_figure(
-    tiles: dict[str, np.ndarray], legend: list[Patch], route: Routes, title: str
+    tiles: Mapping[str, np.ndarray], legend: Sequence[Patch], route: Routes, title: str
 ) -> Figure:
     """The tiles side by side, the classes below them, then the route."""
-    heights = [_tiles_height(tiles["image"], legend), _route_height(route.space)]
+    heights = [_tiles_height(next(iter(tiles.values())), legend), _route_height(route.space)]
     figure = Figure(figsize=(12, sum(heights) + TITLE_HEIGHT), layout="constrained")
     figure.suptitle(title, fontsize=12)
     top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, (name, tile) in zip(top.subplots(1, len(tiles)), tiles.items()):
         _show(axes, tile, name)
     columns = min(LEGEND_COLUMNS, max(1, len(legend)))
-    top.legend(handles=legend, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    if legend:
+        place, entries = "outside lower center", list(legend)
+        top.legend(handles=entries, loc=place, ncols=columns, fontsize=9, frameon=False)
     draw_route(bottom.subplots(), route.space, route.gates[0], rule=route.rule)
     return figure
 

@@ -12,6 +12,12 @@ from typing import TypeVar
 
 from matplotlib.figure import Figure
 
+from dynamic_routing.analysis.clusters import (
+    ClusteredRoutes,
+    average_route_figure,
+    cluster_table,
+    map_figure,
+)
 from dynamic_routing.analysis.curves import TrainingLog, training_figure
 from dynamic_routing.analysis.drawing import draw_route
 from dynamic_routing.analysis.page import PAGE, STYLE
@@ -53,29 +59,46 @@ Columns = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class ReportData:
-    """What a report shows; any part may be :class:`NotAvailable`.
+class RunReport:
+    """What a report shows of one training run; any part may be :class:`NotAvailable`.
 
     Attributes:
-        title: heading of the page.
+        title: heading of the run.
         summary: the key metrics.
         training: losses and learning rate.
         evaluation: metric by network, such as ``{"trained": {"mIoU": 71.2}, "untrained": ...}``.
-        class_iou: IoU in % by class and network, in the same form.
+        per_class: IoU or AP in % by class and network, in the same form.
         statistics: routes over a data set.
         pictures: for example of an easy and a hard image.
         settings: configuration keys and values.
-        versions: packages and their versions.
+        clusters: of a network that was trained with DivDR; None for another one.
+        class_metric: what ``per_class`` holds.
     """
 
     title: str
     summary: Values | NotAvailable
     training: TrainingLog | NotAvailable
     evaluation: Columns | NotAvailable
-    class_iou: Columns | NotAvailable
+    per_class: Columns | NotAvailable
     statistics: RouteStatistics | NotAvailable
     pictures: tuple[Picture, ...] | NotAvailable
     settings: Values | NotAvailable
+    clusters: ClusteredRoutes | None = None
+    class_metric: str = "IoU"
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A whole page.
+
+    Attributes:
+        title: heading of the page.
+        runs: one or more training runs.
+        versions: packages and their versions.
+    """
+
+    title: str
+    runs: tuple[RunReport, ...]
     versions: Values | NotAvailable
 
 
@@ -93,26 +116,38 @@ def write_report(path: str | Path, report: ReportData) -> Path:
 
 def render_report(report: ReportData) -> str:
     """The page as HTML."""
-    sections = [
-        _section("Summary", report.summary, _values_table),
-        _section("Training", report.training, _training),
-        _section("Evaluation", report.evaluation, _evaluation),
-        _section("IoU of each class (%)", report.class_iou, _class_iou),
-        _section("Routes", report.statistics, _routes),
-        _section("Pictures", report.pictures, _pictures),
-        _section("Settings", report.settings, _settings_table),
-        _section("Versions", report.versions, _settings_table),
-    ]
-    title, body = escape(report.title), "\n".join(sections)
+    parts = [_run(run) for run in report.runs]
+    parts.append(f"<h2>Versions</h2>\n{_part(report.versions, _settings_table)}")
+    title, body = escape(report.title), "\n".join(parts)
     return PAGE.format(style=STYLE, title=title, body=body)
+
+
+def _run(run: RunReport) -> str:
+    """One run: its heading and sections."""
+    sections = [
+        _section("Summary", run.summary, _values_table),
+        _section("Training", run.training, _training),
+        _section("Evaluation", run.evaluation, _evaluation),
+        _section(f"{run.class_metric} of each class (%)", run.per_class, _per_class),
+        _section("Routes", run.statistics, _routes),
+        "" if run.clusters is None else _section("Clusters", run.clusters, _clusters),
+        _section("Pictures", run.pictures, _pictures),
+        _section("Settings", run.settings, _folded_settings),
+    ]
+    body = "\n".join(sections)
+    return f"<article>\n<h2>{escape(run.title)}</h2>\n{body}\n</article>"
 
 
 def _section(heading: str, part: T | NotAvailable, render: Callable[[T], str]) -> str:
     """A heading and its part, or why the part is missing."""
+    return f"<section>\n<h3>{escape(heading)}</h3>\n{_part(part, render)}\n</section>"
+
+
+def _part(part: T | NotAvailable, render: Callable[[T], str]) -> str:
+    """A part, or why it is missing."""
     if not isinstance(part, NotAvailable) and hasattr(part, "__len__") and not len(part):
         part = NotAvailable("nothing was recorded")
-    body = _missing(part.reason) if isinstance(part, NotAvailable) else render(part)
-    return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>"
+    return _missing(part.reason) if isinstance(part, NotAvailable) else render(part)
 
 
 def _missing(reason: str) -> str:
@@ -150,6 +185,11 @@ def _settings_table(values: Values) -> str:
     return _values_table(values, str)
 
 
+def _folded_settings(values: Values) -> str:
+    """Many settings, to be opened by whoever wants them."""
+    return f"<details><summary>{len(values)} settings</summary>{_settings_table(values)}</details>"
+
+
 def _columns_table(corner: str, columns: Columns, form: Callable[[float], str]) -> str:
     """Rows of numbers; the names of all columns, in order of appearance."""
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
@@ -167,7 +207,7 @@ def _evaluation(columns: Columns) -> str:
     return _columns_table("metric", columns, format_value)
 
 
-def _class_iou(columns: Columns) -> str:
+def _per_class(columns: Columns) -> str:
     return _columns_table("class", columns, format_percentage)
 
 
@@ -228,6 +268,20 @@ def _edge_list(heading: str, edges: tuple[Edge, ...]) -> str:
         f"<details><summary>{escape(heading)} ({len(edges)})</summary>"
         f"<p>{escape(names)}</p></details>"
     )
+
+
+def _clusters(clusters: ClusteredRoutes) -> str:
+    """Numbers of each cluster, the map of A-space, and the average route of each cluster."""
+    parts = [
+        _columns_table("cluster", cluster_table(clusters), format_value),
+        _image(encode_png(map_figure(clusters)), "Routes of the images in A-space, by cluster."),
+    ]
+    for k in range(len(clusters)):
+        images = len(clusters.rows(k))
+        if images:
+            caption = f"Cluster {k}: how often its {images} images open each edge."
+            parts.append(_image(encode_png(average_route_figure(clusters, k)), caption))
+    return "\n".join(parts)
 
 
 def _pictures(pictures: tuple[Picture, ...]) -> str:

@@ -17,11 +17,22 @@ PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "scikit-learn", "pyco
 SUMMARY = {
     "sem_seg/mIoU": "mIoU (%)",
     "sem_seg/pACC": "pixel accuracy (%)",
+    "bbox/AP": "box AP (%)",
+    "bbox/AP50": "box AP50 (%)",
+    "segm/AP": "mask AP (%)",
+    "segm/AP50": "mask AP50 (%)",
+    "keypoints/AP": "keypoint AP (%)",
+    "panoptic_seg/PQ": "panoptic quality (%)",
     "routing/gmacs_avg": "GMACs an image, average",
     "routing/gmacs_min": "GMACs an image, least",
     "routing/gmacs_max": "GMACs an image, most",
+    "routing/backbone_gmacs_avg": "GMACs of the backbone alone, average",
     "routing/paper_gflops_avg": "FLOPs as the papers count, average (G)",
     "routing/ms_avg": "milliseconds an image",
+    "routing/divdr_inter": "inter: mean distance of the clusters' centres",
+    "routing/divdr_intra_pair": "intra: mean distance of two images of a cluster",
+    "routing/divdr_intra_center": "intra: mean distance to the centre",
+    "routing/divdr_silhouette": "silhouette of the clusters",
     "routing/distinct_routes": "distinct routes",
     "routing/images": "images",
 }
@@ -50,13 +61,6 @@ def summarise(results: Results) -> dict[str, float | int | str]:
     """The rows of a summary table that the results have."""
     flat = flatten(results)
     return {title: flat[key] for key, title in SUMMARY.items() if key in flat}
-
-
-def class_iou(results: Results) -> dict[str, float]:
-    """IoU in % by class; classes that do not occur are left out."""
-    found = results.get("sem_seg", {})
-    values = {k.removeprefix("IoU-"): v for k, v in found.items() if k.startswith("IoU-")}
-    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def flat_settings(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -2,14 +2,16 @@
 
     scenes         street-like pictures with polygons, from a seed
     cityscapes     writes them as a Cityscapes tree
-    voc            writes them as a PASCAL VOC 2012 tree; registers VOC 2012 for semantic
-    segmentation custom         registers the user's own data sets from plain dictionaries catalog
-    where data sets lie (DETECTRON2_DATASETS) and what is registered there checks         finds
-    wrong paths before training starts mapper         reads label maps, palette PNGs included
+    voc            writes them as a PASCAL VOC 2012 tree; registers VOC 2012 for segmentation
+    coco           pictures of things in all sizes, as a COCO 2017 tree
+    custom         registers the user's own data sets from plain dictionaries
+    catalog        where data sets lie (DETECTRON2_DATASETS) and what is registered there
+    checks         finds wrong paths and bad annotations before training starts
+    images         reads image files safely; mapper, detection_mapper use it
     augmentation   random scale, crop with padding, flip
 
-Names are imported on first use: `scenes`, `cityscapes` and the tree writing of `voc` work without
-Detectron2, and DETECTRON2_DATASETS may still be set after this package is imported.
+Names are imported on first use: the generators work without Detectron2, and DETECTRON2_DATASETS may
+still be set after this package is imported.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ _LAZY = {
     "datasets_root": "catalog",
     "draw_scene": "scenes",
     "generate_cityscapes": "cityscapes",
+    "generate_coco": "coco",
     "generate_patches": "patches",
     "generate_voc": "voc",
     "load_label_map": "mapper",

@@ -16,6 +16,28 @@ from PIL import Image
 IGNORE_LABEL = 255
 
 
+class ShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's ResizeShortestEdge, which leaves no pixel of a very long image; one stays."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        """A resize for an (H, W, C) image, to at least one pixel a side."""
+        found = super().get_transform(image)
+        if not isinstance(found, T.ResizeTransform):
+            return found
+        height, width = max(1, found.new_h), max(1, found.new_w)
+        return T.ResizeTransform(found.h, found.w, height, width, found.interp)
+
+
+def keep_a_pixel(augmentations: Sequence[T.Augmentation]) -> list[T.Augmentation]:
+    """The same augmentations with :class:`ShortestEdge` for Detectron2's own."""
+    return [
+        ShortestEdge(a.short_edge_length, a.max_size, ("choice", "range")[a.is_range], a.interp)
+        if type(a) is T.ResizeShortestEdge
+        else a
+        for a in augmentations
+    ]
+
+
 class RandomScale(T.Augmentation):
     """Resize by one random factor on the image's own size, the same for both sides.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +13,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
 from .catalog import VARIABLE, datasets_root, describe_root
+from .coco_checks import CocoReport, coco_problems, coco_report, described
 from .custom import ENTRY, check_entry_files
 from .image_folder import IMAGENET_TREE, class_names, is_classification, load_image_folder
+
+logger = logging.getLogger(__name__)
 
 CITYSCAPES_TREE = """\
   cityscapes/
@@ -28,12 +33,20 @@ VOC_TREE = """\
     ImageSets/Segmentation/{train,val,trainval}.txt"""
 COCO_TREE = """\
   coco/
-    annotations/{instances,person_keypoints}_{train,val}2017.json
-    {train,val}2017/<image id>.jpg"""
+    annotations/{instances,person_keypoints,panoptic}_{train,val}2017.json
+    {train,val}2017/<image id>.jpg
+    panoptic_{train,val}2017/<image id>.png
+    panoptic_stuff_{train,val}2017/<image id>.png   (Detectron2's prepare_panoptic_fpn.py)"""
 
 TRAIN_IDS_COMMAND = (
     "CITYSCAPES_DATASET={root} python -m cityscapesscripts.preparation.createTrainIdLabelImgs"
 )
+COCO_TYPES = ("coco", "coco_panoptic_seg")
+"""``evaluator_type`` of data sets whose ``json_file`` is in COCO's format."""
+
+_RELEASED = re.compile(r"(keypoints_)?coco_20(14|17)_")
+"""Data sets that COCO released, whose few odd annotations are logged instead of refused."""
+
 _IMAGE_SUFFIX = "_leftImg8bit.png"
 _TRUTH_SUFFIXES = {
     "sem_seg": ("_polygons.json", "_instanceIds.png", "_labelIds.png", "_labelTrainIds.png"),
@@ -52,13 +65,17 @@ class DatasetError(ValueError):
 def check_datasets(names: Sequence[str]) -> None:
     """Check that data sets are registered, present and complete; reads no image.
 
+    Annotation files in COCO's format are read, once for each state of a file, and checked entry by
+    entry. Boxes and polygons that are empty or stick out of their image are refused; in the data
+    sets that COCO released, and only there, they are logged, since Detectron2 clips or drops them.
+
     Args:
         names: registered names, such as ``cfg.DATASETS.TRAIN + cfg.DATASETS.TEST``.
 
     Raises:
         DatasetError: with all problems in one message: names that are not registered (with similar
             ones), paths and files that are missing (with the value of DETECTRON2_DATASETS and the
-            expected tree), empty data sets.
+            expected tree), empty data sets, and what `coco_problems` finds.
     """
     problems: list[str] = []
     trees: list[str] = []
@@ -84,7 +101,7 @@ def _expected_tree(name: str) -> str:
         return VOC_TREE
     if name.startswith("imagenet_"):
         return IMAGENET_TREE
-    return COCO_TREE if name.startswith("coco_") else ""
+    return COCO_TREE if name.startswith(("coco_", "keypoints_coco_")) else ""
 
 
 def _problems(name: str) -> Iterator[str]:
@@ -113,6 +130,8 @@ def _problems(name: str) -> Iterator[str]:
         yield from _cityscapes_problems(name, metadata)
     elif metadata.get("voc_root"):
         yield from _voc_problems(Path(metadata.voc_root), name)
+    elif has_coco_file(metadata):
+        yield from _coco_problems(name, metadata)
     elif not metadata.get("json_file") and not DatasetCatalog.get(name):
         yield "is empty"
 
@@ -123,6 +142,74 @@ def _image_folder_problems(name: str) -> Iterator[str]:
         load_image_folder(MetadataCatalog.get(name).image_root, class_names(name))
     except ValueError as error:
         yield str(error)
+
+
+def has_coco_file(metadata: Metadata) -> bool:
+    """Whether a data set's annotations are a COCO file on this machine."""
+    path = metadata.get("json_file")
+    if metadata.get("evaluator_type") not in COCO_TYPES or not isinstance(path, str):
+        return False
+    return "://" not in path
+
+
+def dataset_report(metadata: Metadata) -> CocoReport:
+    """What the COCO file of a data set holds; see `has_coco_file`."""
+    return coco_report(metadata.json_file, keypoints=metadata.get("keypoint_names"))
+
+
+def _coco_problems(name: str, metadata: Metadata) -> Iterator[str]:
+    """What is wrong with a COCO file and what belongs to it."""
+    path, released = metadata.json_file, bool(_RELEASED.match(name))
+    problems = coco_problems(
+        path,
+        metadata.image_root,
+        keypoints=metadata.get("keypoint_names"),
+        strict=not released,
+    )
+    if problems:
+        yield described(path, problems)
+        return
+    report = dataset_report(metadata)
+    if released and report.num_oddities:
+        logger.warning(
+            "%s: %d odd annotations, which Detectron2 clips or drops; the first: %s",
+            *(name, report.num_oddities, report.oddities[0]),
+        )
+    separated = bool(metadata.get("sem_seg_root"))
+    if separated or not metadata.get("panoptic_json"):
+        yield from _category_problems(name, metadata, report)
+    if separated:
+        yield from _label_map_problems(metadata, report)
+
+
+def _category_problems(name: str, metadata: Metadata, report: CocoReport) -> Iterator[str]:
+    """Categories of a file that are not those which its data set is registered with."""
+    ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    for what, found, wanted in (
+        ("names", list(report.classes), metadata.get("thing_classes")),
+        ("ids", list(report.category_ids), None if ids is None else sorted(ids)),
+    ):
+        if wanted is None or found == list(wanted):
+            continue
+        other = next((pair for pair in zip(found, wanted) if pair[0] != pair[1]), None)
+        first = f"; the first other is {other[0]!r} for {other[1]!r}" if other else ""
+        yield (
+            f"{metadata.json_file} has {len(found)} categories, whose {what} are not those of the "
+            f"{len(wanted)} that {name} is registered with{first}"
+        )
+
+
+def _label_map_problems(metadata: Metadata, report: CocoReport) -> Iterator[str]:
+    """Images without the label map that Panoptic FPN trains on."""
+    root = Path(metadata.sem_seg_root)
+    foreign = [name for name in report.file_names if "/" in name or not name.endswith(".jpg")]
+    if foreign:  # Detectron2 pairs <id>.jpg with <id>.png and stops with a KeyError
+        yield f"{len(foreign)} images are no <name>.jpg beside each other, first {foreign[0]}"
+        return
+    wanted = [root / f"{name.removesuffix('.jpg')}.png" for name in report.file_names]
+    absent = [path for path in wanted if not path.is_file()]
+    if absent:
+        yield f"{len(absent)} of {len(wanted)} label maps missing, first {absent[0]}"
 
 
 def _missing_paths(metadata: Metadata) -> Iterator[str]:

@@ -9,6 +9,12 @@
       type: coco
       json: my/boxes.json
       images: my/images/train
+    - name: my_hands
+      type: coco
+      json: my/hands.json
+      images: my/images/train
+      keypoint_names: [wrist, left_thumb, right_thumb]
+      keypoint_flip_map: [[left_thumb, right_thumb]]
     - name: my_classes
       type: image_folder
       images: my/classes/train       # <class>/<image>
@@ -19,7 +25,6 @@ Relative paths are looked for under DETECTRON2_DATASETS, then under the working 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +34,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from .catalog import datasets_root, describe_root
+from .coco_checks import coco_problems, coco_report, described
 from .custom_files import check_label_sample, list_pairs
 from .image_folder import class_folders, load_image_folder, register_image_folder
 
@@ -43,12 +49,18 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 _OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "sem_seg": ("ignore_label", "colors", "image_suffix", "label_suffix"),
-    "coco": ("classes",),
+    "coco": ("classes", "keypoint_names", "keypoint_flip_map"),
     "image_folder": ("classes",),
 }
 
 _PATHS = ("images", "labels", "json")
-_TYPES: Mapping[str, type] = {"classes": Sequence, "colors": Sequence, "ignore_label": int}
+_TYPES: Mapping[str, type] = {
+    "classes": Sequence,
+    "colors": Sequence,
+    "ignore_label": int,
+    "keypoint_names": Sequence,
+    "keypoint_flip_map": Sequence,
+}
 """Types of the keys' values; str where nothing is said."""
 
 
@@ -66,7 +78,8 @@ def register_custom_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             suffixes are equal;
 
             for "coco": json, images (folder), optionally classes, which must be those of the file,
-            in order;
+            in order; for keypoints keypoint_names, in the order of the file, and keypoint_flip_map,
+            the pairs of names that change places in a mirror image ([] for none);
 
             for "image_folder": images (a folder with one sub-folder a class), optionally classes,
             which must be those of the sub-folders, in the order of their ids.
@@ -77,7 +90,7 @@ def register_custom_datasets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     Raises:
         ValueError: for an unknown type or key, a missing key, a name that something else has,
             classes that do not fit, a missing path, images without labels or labels without images,
-            or a label outside the classes.
+            a label outside the classes, or anything that `coco_problems` finds.
     """
     prepared = [_prepare(entry, number) for number, entry in enumerate(entries)]
     names = [entry["name"] for entry in prepared]
@@ -150,6 +163,7 @@ def _prepare(entry: Mapping[str, Any], number: int) -> dict[str, Any]:
         if key in filled:
             filled[key] = str(_resolve(filled[key]))
     _check_classes(filled, title)
+    _check_keypoints(filled, title)
     return filled
 
 
@@ -172,6 +186,36 @@ def _check_classes(entry: dict[str, Any], title: str) -> None:
             raise ValueError(f"{title}: colors must be [r, g, b] in 0..255, got {entry['colors']}")
     if not 0 <= entry.get("ignore_label", IGNORE_LABEL) <= 255:
         raise ValueError(f"{title}: ignore_label must be 0..255, got {entry['ignore_label']}")
+
+
+def _check_keypoints(entry: dict[str, Any], title: str) -> None:
+    """Check names and mirror pairs of keypoints; turns them into lists of plain types."""
+    keys = ("keypoint_names", "keypoint_flip_map")
+    given = [key for key in keys if key in entry]
+    if not given:
+        return
+    if len(given) == 1:
+        raise ValueError(f"{title}: {' and '.join(keys)} belong together, got only {given[0]}")
+    names, pairs = entry["keypoint_names"], entry["keypoint_flip_map"]
+    if not _are_names(names) or not names:
+        raise ValueError(f"{title}: keypoint_names must be different names, got {names!r}")
+    if not all(_are_names(pair) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"{title}: keypoint_flip_map must be pairs of names, got {pairs!r}")
+    mirrored = [name for pair in pairs for name in pair]
+    if not _are_names(mirrored) or not {*mirrored} <= {*names}:
+        raise ValueError(
+            f"{title}: keypoint_flip_map must name keypoints of keypoint_names, each once at most, "
+            f"got {pairs!r}"
+        )
+    entry["keypoint_names"] = list(names)
+    entry["keypoint_flip_map"] = [list(pair) for pair in pairs]
+
+
+def _are_names(values: object) -> bool:
+    """Whether a value is a list of different texts."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return False
+    return all(isinstance(value, str) for value in values) and len({*values}) == len(values)
 
 
 def _resolve(path: str) -> Path:
@@ -199,27 +243,16 @@ def _is_registered(entry: Mapping[str, Any]) -> bool:
 
 def _check_coco(entry: Mapping[str, Any]) -> list[str]:
     """Class names of a COCO file in order of their ids, which are those that Detectron2 uses."""
-    name, path = entry["name"], entry["json"]
-    try:
-        content = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"data set {name!r}: {path} is no JSON: {error}") from error
-    if not isinstance(content, Mapping) or not content.get("images"):
-        raise ValueError(f"data set {name!r}: {path} lists no images")
-    categories = sorted(content.get("categories", []), key=lambda item: item["id"])
-    classes = [category["name"] for category in categories]
+    name, path, keypoints = entry["name"], entry["json"], entry.get("keypoint_names")
+    problems = coco_problems(path, entry["images"], keypoints=keypoints)
+    if problems:
+        raise ValueError(f"data set {name!r}: {described(path, problems)}")
+    classes = list(coco_report(path, keypoints=keypoints).classes)
     wanted = entry.get("classes", classes)
     if wanted != classes:
         raise ValueError(
             f"data set {name!r}: {len(wanted)} classes {wanted} in the config, but {len(classes)} "
             f"{classes} in {path}"
-        )
-    files = [str(item["file_name"]) for item in content["images"]]
-    absent = [file for file in files if not (Path(entry["images"]) / file).is_file()]
-    if absent:
-        raise ValueError(
-            f"data set {name!r}: {len(absent)} of {len(files)} images are not in "
-            f"{entry['images']}, first {', '.join(absent[:3])}"
         )
     return classes
 
@@ -238,7 +271,11 @@ def _register(entry: dict[str, Any], classes: list[str]) -> None:
     """Put a checked entry into Detectron2's catalogues."""
     name = entry["name"]
     if entry["type"] == "coco":
-        metadata = {"thing_classes": classes, ENTRY: entry}
+        metadata: dict[str, Any] = {"thing_classes": classes, ENTRY: entry}
+        if "keypoint_names" in entry:
+            metadata["keypoint_names"] = entry["keypoint_names"]
+            pairs = entry["keypoint_flip_map"]
+            metadata["keypoint_flip_map"] = [(left, right) for left, right in pairs]
         register_coco_instances(name, metadata, entry["json"], entry["images"])
         return
     if entry["type"] == "image_folder":

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from .images import read_image
 from .mapper import load_label_map
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -103,8 +103,8 @@ def check_label_sample(
         name: of the data set, for the message.
 
     Raises:
-        ValueError: for a label outside the classes, a colour image, or a size other than the
-            image's, with the file.
+        ValueError: for a label outside the classes, a colour image, a size other than the image's,
+            or a file that cannot be read, with the file.
     """
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(SAMPLED, len(pairs))).round())
     for pair in (pairs[int(number)] for number in chosen):
@@ -116,10 +116,9 @@ def check_label_sample(
                 f"data set {name!r}: {pair.label} holds {wrong[:_SHOWN].tolist()}, but labels must "
                 f"be 0..{classes - 1} or {ignore_label} (ignored)"
             )
-        with Image.open(pair.image) as stored:
-            image = ImageOps.exif_transpose(stored)  # as Detectron2 reads it
-            if (image.height, image.width) != labels.shape:
-                raise ValueError(
-                    f"data set {name!r}: {pair.label} is {labels.shape}, but {pair.image} is "
-                    f"{(image.height, image.width)} (height, width)"
-                )
+        size = read_image(str(pair.image), "RGB").shape[:2]
+        if size != labels.shape:
+            raise ValueError(
+                f"data set {name!r}: {pair.label} is {labels.shape}, but {pair.image} is "
+                f"{size} (height, width)"
+            )

@@ -1,8 +1,8 @@
-"""Reading label maps right, for training and for evaluation.
+"""Reading images safely and label maps right, for training and for evaluation.
 
 Detectron2's mapper reads labels as ``convert("L")``. For a palette PNG (VOC, and what many tools
 save) that is the brightness of the colour: class 1, (128, 0, 0), becomes 38. Here the index itself
-is read.
+is read. A file that is broken, too large or of another size than announced is named.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from numpy.typing import DTypeLike
 
 from dynamic_routing.compat import load_label_image
 
+from .images import check_declared_size, check_header, named_errors, read_image
+
 
 def load_label_map(path: str, dtype: DTypeLike = np.uint8) -> np.ndarray:
     """Read a label image as class indices; fits SemSegEvaluator's ``sem_seg_loading_fn``.
@@ -30,13 +32,16 @@ def load_label_map(path: str, dtype: DTypeLike = np.uint8) -> np.ndarray:
         (H, W) writable array.
 
     Raises:
-        ValueError: for a colour image, or a value that the type cannot hold, naming the file.
+        ValueError: for a colour image, a value that the type cannot hold, or a file that cannot be
+            read, naming it.
     """
-    return load_label_image(str(path), dtype)
+    check_header(str(path), deep=True)
+    with named_errors(str(path)):
+        return load_label_image(str(path), dtype)
 
 
-class SemSegDatasetMapper(DatasetMapper):
-    """Detectron2's mapper with label maps read by `load_label_map`; boxes and masks are kept.
+class CheckedDatasetMapper(DatasetMapper):
+    """Detectron2's mapper, which names files that cannot be used and reads label maps as indices.
 
     Every image gives a dictionary, never None, whatever is left after cropping. It holds image (C,
     H, W) uint8 and, where the data set has them, sem_seg (H, W) int64 and (training) instances.
@@ -52,11 +57,15 @@ class SemSegDatasetMapper(DatasetMapper):
             What the built-in models accept.
 
         Raises:
-            ValueError: if image and label map differ in size, or for a colour label image.
+            ValueError: in one line with the file's name, if image or label map cannot be read, are
+                too large, differ in size from each other or from what the entry says, or if the
+                label map is in colour.
         """
         record = copy.deepcopy(dataset_dict)
-        image = detection_utils.read_image(record["file_name"], format=self.image_format)
-        detection_utils.check_image_size(record, image)
+        image = read_image(record["file_name"], self.image_format)
+        check_declared_size(record, image)
+        record.setdefault("height", image.shape[0])
+        record.setdefault("width", image.shape[1])
         labels = self._read_labels(record, image)
         aug_input = T.AugInput(image, sem_seg=labels)
         transforms = self.augmentations(aug_input)
@@ -87,3 +96,7 @@ class SemSegDatasetMapper(DatasetMapper):
                 f"{image.shape[:2]} (height, width)"
             )
         return labels
+
+
+class SemSegDatasetMapper(CheckedDatasetMapper):
+    """The mapper of data sets with label maps alone; boxes and masks are kept if there are any."""

@@ -18,6 +18,7 @@ from .scenes import PROFILES, Scene, draw_scene
 from .tree import Progress, check_request, image_generator, manifest_parameters, write_tree
 
 SPLITS = ("train", "val")
+DEFAULT_SIZE = (64, 64)
 SCENE_SIZE = (192, 384)
 """Size (height, width) in pixels of the scenes that patches are cut from."""
 
@@ -45,7 +46,7 @@ def generate_patches(
     root: str | Path,
     *,
     counts: Mapping[str, int] = {"train": 600, "val": 120},  # noqa: B006 (never changed)
-    size: tuple[int, int] = (64, 64),
+    size: tuple[int, int] = DEFAULT_SIZE,
     seed: int = 0,
     profiles: Sequence[str] = PROFILES,
     overwrite: bool = False,

@@ -146,7 +146,7 @@ def _same_tree(target: Path, manifest: str, *, overwrite: bool) -> bool:
     if not overwrite:
         raise ValueError(
             f"{target} was generated with other parameters ({_difference(present, manifest)}); "
-            "ask for overwriting, or choose another root"
+            "pass --overwrite (overwrite=True), or choose another root"
         )
     return False
 

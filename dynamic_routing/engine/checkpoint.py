@@ -22,8 +22,8 @@ from dynamic_routing.routing import RoutingNetwork
 SHOWN = 10
 """How many tensor names an error lists."""
 
-REINITIALISED = ("predictor", "cls_score", "bbox_pred", "classifier.linear")
-"""Layers whose shape follows the classes of the data: another shape starts them anew."""
+REINITIALISED = ("predictor", "cls_score", "bbox_pred", "classifier.linear", "routing_losses")
+"""What follows the classes of the data or the number of clusters: another shape starts it anew."""
 
 
 _GATE, _STRENGTH = ".gate.", ".gate.strength"

@@ -19,8 +19,8 @@ from dynamic_routing.modeling.features import feature_name
 from dynamic_routing.modeling.image_classifier import PlainImageClassifier
 from dynamic_routing.modeling.sem_seg_head import DynamicRoutingSemSegHead
 from dynamic_routing.routing import SegmentationDecoder
-from dynamic_routing.routing.execution import is_static
 from dynamic_routing.routing.exportable import exportable
+from dynamic_routing.routing.sparse import is_static
 
 TOLERANCE = 1e-4
 """Largest allowed deviation from eager, relative to the largest magnitude of an output."""

@@ -2,93 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
-    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
 )
 from detectron2.data.detection_utils import build_augmentation
 
-from dynamic_routing.data.augmentation import build_sem_seg_augmentations
+from dynamic_routing.data.augmentation import build_sem_seg_augmentations, keep_a_pixel
 from dynamic_routing.data.catalog import register_datasets
-from dynamic_routing.data.checks import DatasetError, check_datasets
+from dynamic_routing.data.checks import check_datasets
 from dynamic_routing.data.classification_mapper import (
     ClassificationMapper,
     build_classification_augmentations,
 )
 from dynamic_routing.data.custom import register_custom_datasets
-from dynamic_routing.data.image_folder import class_names, is_classification
+from dynamic_routing.data.detection_mapper import DetectionDatasetMapper
+from dynamic_routing.data.image_folder import is_classification
 from dynamic_routing.data.mapper import SemSegDatasetMapper
+from dynamic_routing.engine.dataset_checks import (
+    SEM_SEG_TYPES,
+    check_classes,
+    check_fit,
+    is_sem_seg,
+)
 
-SEM_SEG_TYPES = ("sem_seg", "cityscapes_sem_seg")
-"""``evaluator_type`` of data sets whose labels are maps of classes."""
+__all__ = [
+    "SEM_SEG_TYPES",
+    "build_mapper",
+    "build_test_loader",
+    "build_train_loader",
+    "check_classes",
+    "is_sem_seg",
+    "prepare_datasets",
+    "worker_message",
+]
+
+_FROM_WORKER = re.compile(r"Caught \w+ in \w+ worker process \d+\.\nOriginal Traceback")
+_ERROR_TYPE = re.compile(r"^[\w.]+: ")
 
 
 def prepare_datasets(cfg: CfgNode) -> None:
     """Register what the config names and check that it is there.
 
     Raises:
-        DatasetError: a path is missing or a name unknown; one line with what is expected.
+        DatasetError: a path is missing, a name unknown, an annotation file broken, or model and
+            data set do not fit each other; one line each with what is expected.
     """
     register_datasets()
     register_custom_datasets(cfg.DATASETS.CUSTOM)
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     check_datasets(names)
-    for name in names:
-        if is_sem_seg(name):
-            check_classes(cfg, name)
-    check_classifier(cfg, [name for name in names if is_classification(name)])
-
-
-def check_classes(cfg: CfgNode, dataset_name: str) -> None:
-    """Classes and ignored label of a data set must be those of the head.
-
-    Raises:
-        DatasetError: they are not; names both values.
-    """
-    metadata, head = MetadataCatalog.get(dataset_name), cfg.MODEL.SEM_SEG_HEAD
-    classes = len(metadata.stuff_classes)
-    if classes != head.NUM_CLASSES:
-        raise DatasetError(
-            f"data set {dataset_name} has {classes} classes, MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
-            f"{head.NUM_CLASSES}"
-        )
-    ignored = metadata.get("ignore_label", head.IGNORE_VALUE)
-    if ignored != head.IGNORE_VALUE:
-        raise DatasetError(
-            f"data set {dataset_name} ignores label {ignored}, MODEL.SEM_SEG_HEAD.IGNORE_VALUE is "
-            f"{head.IGNORE_VALUE}"
-        )
-
-
-def check_classifier(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
-    """Classification data sets must have the classifier's number of classes, and the same ones.
-
-    Raises:
-        DatasetError: they have not; names both values.
-    """
-    wanted = cfg.MODEL.CLASSIFIER.NUM_CLASSES
-    first: list[str] | None = None
-    for name in dataset_names:
-        classes = class_names(name)
-        if len(classes) != wanted:
-            raise DatasetError(
-                f"data set {name} has {len(classes)} classes, MODEL.CLASSIFIER.NUM_CLASSES is "
-                f"{wanted}"
-            )
-        if first is not None and classes != first:
-            raise DatasetError(f"data sets {dataset_names[0]} and {name} have other classes")
-        first = classes
-
-
-def is_sem_seg(dataset_name: str) -> bool:
-    """Whether a data set is for semantic segmentation."""
-    return MetadataCatalog.get(dataset_name).get("evaluator_type") in SEM_SEG_TYPES
+    check_fit(cfg)
 
 
 def build_mapper(
@@ -98,7 +68,7 @@ def build_mapper(
     if is_classification(dataset_name):
         return _classification_mapper(cfg, train=train)
     if not is_sem_seg(dataset_name):
-        return DatasetMapper(cfg, is_train=train)
+        return DetectionDatasetMapper(cfg, is_train=train)
     if train:
         augmentations = build_sem_seg_augmentations(
             train=True,
@@ -109,7 +79,7 @@ def build_mapper(
             ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )
     else:
-        augmentations = build_augmentation(cfg, is_train=False)
+        augmentations = keep_a_pixel(build_augmentation(cfg, is_train=False))
     return SemSegDatasetMapper(
         is_train=train, augmentations=augmentations, image_format=cfg.INPUT.FORMAT
     )
@@ -138,3 +108,24 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str
     """One pass over a data set, image by image."""
     mapper = build_mapper(cfg, dataset_name, train=False)
     return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+def worker_message(error: BaseException) -> str:
+    """What an error says, also if it comes from a worker process of a data loader.
+
+    PyTorch raises such an error again with the worker's traceback as its message. The last lines
+    of that are the original error's, behind its type.
+
+    Args:
+        error: any.
+
+    Returns:
+        The original message.
+    """
+    text = str(error)
+    if not _FROM_WORKER.match(text):
+        return text
+    lines = text.rstrip().splitlines()
+    indented = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    original = "\n".join(lines[indented[-1] + 1 :]) if indented else lines[-1]
+    return _ERROR_TYPE.sub("", original)

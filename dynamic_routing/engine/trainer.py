@@ -19,6 +19,7 @@ from torch import nn
 from dynamic_routing.engine.budget_hook import build_budget_hook
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.hooks import BestCheckpoint, TrainingProgress
+from dynamic_routing.engine.kmeans_hook import build_kmeans_hook
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader
 from dynamic_routing.engine.solver import (
     build_lr_scheduler,
@@ -27,9 +28,11 @@ from dynamic_routing.engine.solver import (
 )
 from dynamic_routing.engine.train_step import TrainStep
 from dynamic_routing.evaluation.build import build_evaluator
+from dynamic_routing.modeling.config import ConfigError
 from dynamic_routing.modeling.cost import RouteCosts
-from dynamic_routing.modeling.meta_arch import RoutingMixin
-from dynamic_routing.modeling.test_time_augmentation import SemanticSegmentorWithTTA
+from dynamic_routing.modeling.meta_arch import RoutingMixin, cluster_centres
+from dynamic_routing.modeling.prepared import prepare_model
+from dynamic_routing.modeling.test_time_augmentation import with_test_time_augmentation
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         check_budget_applies(cfg, model)
+        check_augmentation_applies(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         on_gpu = next(model.parameters()).is_cuda
@@ -74,6 +78,12 @@ class Trainer(DefaultTrainer):
                 "nothing to resume in %s (no last_checkpoint): starting at iteration 0",
                 self.cfg.OUTPUT_DIR,
             )
+        if not resume and self.checkpointer.has_checkpoint():
+            logger.warning(
+                "%s holds an earlier run, whose checkpoints will be replaced one by one; "
+                "--resume would continue it",
+                self.cfg.OUTPUT_DIR,
+            )
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume)
         if self.start_iter >= self.max_iter:
@@ -86,6 +96,9 @@ class Trainer(DefaultTrainer):
         target = build_budget_hook(self.cfg, unwrapped(self.model))
         if target is not None:
             found.insert(1, target)
+        clustering = build_kmeans_hook(self.cfg, unwrapped(self.model))
+        if clustering is not None:
+            found.insert(1, clustering)
         best = self.cfg.TEST.BEST_METRIC
         if best and self.cfg.DATASETS.TEST and comm.is_main_process():
             # Behind the evaluation, before the writers.
@@ -93,6 +106,22 @@ class Trainer(DefaultTrainer):
             period = self.cfg.TEST.EVAL_PERIOD
             found.insert(position, BestCheckpoint(self.checkpointer, metric=best, period=period))
         return found
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Detectron2's, with one line for a config whose parts do not fit each other.
+
+        Raises:
+            ConfigError: what Detectron2 found by an assertion or a missing key.
+        """
+        try:
+            return super().build_model(cfg)
+        except (AssertionError, KeyError) as error:
+            reason = " ".join(str(error).split()) or "an assertion of Detectron2"
+            raise ConfigError(
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} with MODEL.BACKBONE.NAME "
+                f"{cfg.MODEL.BACKBONE.NAME} cannot be built: {reason}"
+            ) from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -122,19 +151,28 @@ class Trainer(DefaultTrainer):
         folder = Path(cfg.OUTPUT_DIR) / "inference"
         routed = is_routed(cfg)
         cost = RouteCosts(model) if routed and model is not None else None
-        return build_evaluator(dataset_name, folder, routed=routed, cost=cost)
+        return build_evaluator(
+            dataset_name,
+            folder,
+            routed=routed,
+            cost=cost,
+            centres=None if model is None else cluster_centres(model),
+            keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
-        """Evaluate on every data set of DATASETS.TEST; with TEST.AUG.ENABLED on several views."""
+        """Evaluate on every data set of DATASETS.TEST; with TEST.AUG.ENABLED on several views.
+
+        What runs is a copy that :func:`prepare_model` makes of the weights as they are now.
+        """
         bare = unwrapped(model)
         if evaluators is None:
             names = cfg.DATASETS.TEST
             evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
+        model = prepare_model(bare)
         if cfg.TEST.AUG.ENABLED:
-            model = SemanticSegmentorWithTTA(
-                bare, scales=cfg.TEST.AUG.SCALES, flip=cfg.TEST.AUG.FLIP
-            )
+            model = with_test_time_augmentation(cfg, model)
         return super().test(cfg, model, evaluators)
 
 
@@ -150,6 +188,16 @@ def check_budget_applies(cfg: CfgNode, model: nn.Module) -> None:
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no budget: set "
             "BUDGET.LAMBDA and BUDGET.TARGET_GMACS to 0 or take a DynamicRouting one"
         )
+
+
+def check_augmentation_applies(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse test-time augmentation that the model does not have before anything is trained.
+
+    Raises:
+        ValueError: see :func:`with_test_time_augmentation`.
+    """
+    if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST:
+        with_test_time_augmentation(cfg, model)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -183,5 +231,6 @@ def evaluate_checkpoint(cfg: CfgNode) -> Any:
             "(--resume takes the newest checkpoint of OUTPUT_DIR, if there is one)"
         )
     model = Trainer.build_model(cfg)
+    check_augmentation_applies(cfg, model)
     RoutingCheckpointer(model, cfg.OUTPUT_DIR, strict=True).load(cfg.MODEL.WEIGHTS)
     return Trainer.test(cfg, model)

@@ -14,9 +14,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from torch import nn
 
-from dynamic_routing.analysis.panel import Palette, route_panel
+from dynamic_routing.analysis.panel import Palette, route_panel, tiles_panel
 from dynamic_routing.compat import load_label_image
 from dynamic_routing.evaluation.gates_file import GatesFile
+from dynamic_routing.evaluation.instance_tiles import instance_tiles
 
 GOLDEN_ANGLE = 0.381966
 
@@ -74,9 +75,9 @@ def draw_example(
 
     Args:
         example: which image.
-        model: a routed semantic segmentor.
+        model: a routed semantic segmentor or detector.
         mapper: from a data set's dict to the model's input.
-        dataset_name: a registered data set with label maps.
+        dataset_name: a registered data set with label maps or instances.
         folder: where ``<example.name>.png`` goes.
 
     Raises:
@@ -89,12 +90,17 @@ def draw_example(
     inputs = mapper(record)
     with torch.no_grad():
         output = model.eval()([inputs])[0]
+    image = detection_utils.read_image(record["file_name"], format="RGB")
+    path = folder / f"{example.name}.png"
+    if "instances" in output:
+        tiles = instance_tiles(image, record, output["instances"], dataset_name)
+        return tiles_panel(tiles, routes=output["routes"], title=example.caption, path=path)
     return route_panel(
-        image=detection_utils.read_image(record["file_name"], format="RGB"),
+        image=image,
         prediction=output["sem_seg"].argmax(dim=0).cpu().numpy(),
         truth=load_label_image(record["sem_seg_file_name"]),
         routes=output["routes"],
         palette=class_palette(dataset_name),
         title=example.caption,
-        path=folder / f"{example.name}.png",
+        path=path,
     )

@@ -17,6 +17,14 @@ written in one step and read without pickle, so it can be exchanged safely. Its 
 ``cost.<name>``    float64 (N,)    any number of further columns, for example GMACs
 =================  ==============  ===============================================================
 
+A network with clusters (DivDR) adds three entries; readers may ignore them:
+
+=================  ==============  ===============================================================
+``clusters``       int64 (N,)      number of the centre that is nearest to the image's A(x)
+``distances``      float32 (N,)    Euclidean distance to it in A-space
+``centres``        float32 (K, A)  the centres, in the slots of A(x)
+=================  ==============  ===============================================================
+
 Example:
     >>> stored = load_gates("output/gates_street_val.npz")
     >>> stored.routes.open.sum(dim=1), stored.file_names
@@ -53,6 +61,30 @@ class GatesFileError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
+class RouteClusters:
+    """Which cluster each of N images belongs to.
+
+    Attributes:
+        labels: (N,) int64, in [0, K).
+        distances: (N,) float32, Euclidean distance to that centre in A-space.
+        centres: (K, A) float32.
+
+    Raises:
+        ValueError: a label without a centre.
+    """
+
+    labels: np.ndarray
+    distances: np.ndarray
+    centres: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.centres)
+        wrong = self.labels[(self.labels < 0) | (self.labels >= count)]
+        if len(wrong):
+            raise ValueError(f"cluster {wrong[0]} does not exist, there are {count}")
+
+
+@dataclass(frozen=True, eq=False)
 class GatesFile:
     """The gates of N images and what belongs to each of them.
 
@@ -65,6 +97,7 @@ class GatesFile:
         milliseconds: (N,) float64, NaN where unknown.
         image_ids: N identities as the data set gives them, None where it gives none.
         costs: name -> (N,) float64.
+        clusters: of a network with clusters, else None.
 
     Raises:
         ValueError: lengths that differ from N, gates that are not finite, an unknown rule.
@@ -78,6 +111,7 @@ class GatesFile:
     milliseconds: np.ndarray
     image_ids: tuple[ImageId, ...]
     costs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    clusters: RouteClusters | None = None
 
     def __post_init__(self) -> None:
         count, edges = len(self.file_names), len(self.space.edges)
@@ -89,6 +123,11 @@ class GatesFile:
             "milliseconds": (self.milliseconds.shape, (count,)),
             "image_ids": ((len(self.image_ids),), (count,)),
         }
+        if self.clusters is not None:
+            dim = self.space.activation_dim
+            shapes["clusters"] = (self.clusters.labels.shape, (count,))
+            shapes["distances"] = (self.clusters.distances.shape, (count,))
+            shapes["centres"] = (self.clusters.centres.shape, (len(self.clusters.centres), dim))
         for name, (shape, wanted) in {**shapes, **columns}.items():
             if shape != wanted:
                 raise ValueError(f"{name} of {count} images must have shape {wanted}, got {shape}")
@@ -139,8 +178,18 @@ def save_gates(path: str | Path, records: GatesFile) -> Path:
         "milliseconds": records.milliseconds.astype(np.float64),
     }
     costs = {COST_PREFIX + name: c.astype(np.float64) for name, c in records.costs.items()}
-    np.savez_compressed(content, allow_pickle=False, **arrays, **costs)
+    clusters = {} if records.clusters is None else _cluster_arrays(records.clusters)
+    np.savez_compressed(content, allow_pickle=False, **arrays, **costs, **clusters)
     return write_atomically(path, content.getvalue())
+
+
+def _cluster_arrays(clusters: RouteClusters) -> dict[str, np.ndarray]:
+    """The optional entries."""
+    return {
+        "clusters": clusters.labels.astype(np.int64),
+        "distances": clusters.distances.astype(np.float32),
+        "centres": clusters.centres.astype(np.float32),
+    }
 
 
 def load_gates(path: str | Path) -> GatesFile:
@@ -199,6 +248,18 @@ def _records(arrays: dict[str, np.ndarray]) -> GatesFile:
         milliseconds=_typed(arrays, "milliseconds", "f", 1),
         image_ids=tuple(image_ids),
         costs={name.removeprefix(COST_PREFIX): _typed(arrays, name, "f", 1) for name in costs},
+        clusters=_clusters(arrays),
+    )
+
+
+def _clusters(arrays: dict[str, np.ndarray]) -> RouteClusters | None:
+    """The optional entries, all or none."""
+    if "clusters" not in arrays:
+        return None
+    return RouteClusters(
+        labels=_typed(arrays, "clusters", "i", 1),
+        distances=_typed(arrays, "distances", "f", 1),
+        centres=_typed(arrays, "centres", "f", 2),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from detectron2.utils.logger import create_small_table
 from torch import Tensor
 
 from dynamic_routing.analysis.statistics import RouteStatistics, gate_table, route_statistics
-from dynamic_routing.evaluation.gates_file import GatesFile, ImageId, save_gates
+from dynamic_routing.divdr.loss import assign
+from dynamic_routing.divdr.metrics import cluster_metrics
+from dynamic_routing.evaluation.gates_file import GatesFile, ImageId, RouteClusters, save_gates
 from dynamic_routing.routing.routes import Routes
 from dynamic_routing.routing.space import RoutingSpace
 
@@ -64,6 +66,7 @@ class RoutingEvaluator(DatasetEvaluator):
         distributed: gather the images of all processes; otherwise each counts its own.
         cost: further numbers of a route, for example its GMACs. Called image by image, so that it
             sees each image's own size; kept in the file and summed up in the results.
+        centres: (K, A) of a network with clusters; every image is assigned to the nearest one.
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class RoutingEvaluator(DatasetEvaluator):
         distributed: bool = True,
         *,
         cost: Cost | None = None,
+        centres: np.ndarray | None = None,
     ) -> None:
         self._logger = logging.getLogger("dynamic_routing.evaluation")
         self._dataset_name = dataset_name
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._distributed = distributed
         self._cost = cost
+        self._centres = centres
         self.reset()
 
     @property
@@ -142,7 +147,7 @@ class RoutingEvaluator(DatasetEvaluator):
             spaces = list(itertools.chain(*comm.gather(spaces)))
             if not comm.is_main_process():
                 return None
-        gates = collect(records, spaces, self._dataset_name)
+        gates = with_clusters(collect(records, spaces, self._dataset_name), self._centres)
         if self.gates_path is not None:
             save_gates(self.gates_path, gates)
             self._logger.info(f"gates of {len(gates)} images are in {self.gates_path}")
@@ -203,14 +208,32 @@ def collect(
     )
 
 
+def with_clusters(gates: GatesFile, centres: np.ndarray | None) -> GatesFile:
+    """The same images, each assigned to its nearest centre; unchanged without centres."""
+    if centres is None:
+        return gates
+    found = assign(gates.routes.activations(), torch.from_numpy(centres))
+    clusters = RouteClusters(found.clusters.numpy(), found.distances.numpy(), centres)
+    return replace(gates, clusters=clusters)
+
+
+def cluster_numbers(gates: GatesFile) -> dict[str, float]:
+    """``divdr_*`` of :class:`~dynamic_routing.divdr.metrics.ClusterMetrics`, if any clusters."""
+    if gates.clusters is None:
+        return {}
+    found = cluster_metrics(gates.routes.activations().numpy(), gates.clusters.centres)
+    return {f"divdr_{name}": value for name, value in found.to_dict().items()}
+
+
 def summarise(statistics: RouteStatistics, gates: GatesFile) -> dict[str, float]:
     """The evaluator's numbers, flat.
 
     Returns:
         images; distinct_routes; open_edges_avg, _max, _min and open_share, never_open and
         always_open, all over grid edges (see :class:`RouteStatistics`); entropy_mean in bits;
-        collapsed (0 or 1); ms_avg over the images that were timed, if any; and <cost>_avg, _max,
-        _min of each cost.
+        collapsed (0 or 1); ms_avg over the images that were timed, if any; <cost>_avg, _max,
+        _min of each cost; and, of a network with clusters, divdr_inter, _intra_pair,
+        _intra_center, _silhouette and _share_<k> (:func:`cluster_numbers`).
     """
     results = {
         "images": float(statistics.images),
@@ -231,7 +254,7 @@ def summarise(statistics: RouteStatistics, gates: GatesFile) -> dict[str, float]
         results[f"{name}_avg"] = float(values.mean())
         results[f"{name}_max"] = float(values.max())
         results[f"{name}_min"] = float(values.min())
-    return results
+    return results | cluster_numbers(gates)
 
 
 def _routes_of(output: dict[str, Any], file_name: str) -> Routes:

@@ -9,14 +9,9 @@ need not. The official script's result therefore holds both averages: ``IoU`` as
 
 from __future__ import annotations
 
-import glob
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,12 +22,16 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
 from dynamic_routing.compat import (
     CITYSCAPES_EVALUATION_MODULES,
     cityscapes_numpy_proxy,
     load_label_image,
+)
+from dynamic_routing.evaluation.cityscapes_script import (
+    ground_truths,
+    is_ignored,
+    script_arguments,
 )
 
 OFFICIAL_KEY = "cityscapes_sem_seg"
@@ -83,46 +82,17 @@ class OfficialCityscapesEvaluator(CityscapesSemSegEvaluator):
         comm.synchronize()
         if comm.get_rank() > 0:
             return None
-        gt_dir = PathManager.get_local_path(self._metadata.gt_dir)
-        truths = sorted(glob.glob(os.path.join(gt_dir, "*", "*_gtFine_labelIds.png")))
-        if not truths:
-            raise ValueError(f"no ground truth <city>/*_gtFine_labelIds.png under {gt_dir}")
+        truths = ground_truths(self._metadata.gt_dir, "labelIds.png")
         logging.getLogger(__name__).info(f"official Cityscapes script: {len(truths)} images")
         script = import_module(CITYSCAPES_EVALUATION_MODULES[0])
         with (
             self._working_dir,  # removes the predictions, also after an error
             cityscapes_numpy_proxy(),
-            _script_arguments(script, self._temp_dir),
+            script_arguments(script, self._temp_dir),
         ):
             predictions = [script.getPrediction(script.args, truth) for truth in truths]
             scores = script.evaluateImgLists(predictions, truths, script.args)
         return {OFFICIAL_KEY: official_percentages(scores)}
-
-
-@contextmanager
-def _script_arguments(script: ModuleType, predictions: str) -> Iterator[None]:
-    """Point the script's module-wide arguments at a folder, and turn its exit into an error."""
-    wanted = {
-        "predictionPath": os.path.abspath(predictions),
-        "predictionWalk": None,
-        "JSONOutput": False,
-        "colorized": False,
-        "quiet": True,
-    }
-    before = dict(vars(script.args))
-    vars(script.args).update(wanted)
-    print_error = script.printError
-
-    def give_up(message: str) -> None:
-        raise ValueError(f"the official Cityscapes script gave up: {message}")
-
-    script.printError = give_up  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        script.printError = print_error  # type: ignore[attr-defined]
-        vars(script.args).clear()
-        vars(script.args).update(before)
 
 
 def official_percentages(scores: dict[str, Any]) -> dict[str, float]:
@@ -136,14 +106,8 @@ def official_percentages(scores: dict[str, Any]) -> dict[str, float]:
     percentages = {name: 100.0 * float(scores[key]) for name, key in averages.items()}
     truth_pixels = np.array(scores["confMatrix"], dtype=np.int64).sum(axis=1)
     label_ids = scores["labels"]
-    scored = [name for name in scores["classScores"] if not _ignored(name)]
+    scored = [name for name in scores["classScores"] if not is_ignored(name)]
     classes = {name: 100.0 * float(scores["classScores"][name]) for name in scored}
     in_truth = [classes[name] for name in scored if truth_pixels[label_ids[name]] > 0]
     percentages["IoU_in_truth"] = float(np.mean(in_truth)) if in_truth else float("nan")
     return percentages | {f"IoU-{name}": iou for name, iou in classes.items()}
-
-
-def _ignored(class_name: str) -> bool:
-    """Whether Cityscapes leaves a class out of its scores (all but 19 of its labels)."""
-    labels = import_module("cityscapesscripts.helpers.labels")
-    return bool(labels.name2label[class_name].ignoreInEval)

@@ -14,6 +14,7 @@ from dynamic_routing.modeling.detection import (
 )
 from dynamic_routing.modeling.image_classifier import ImageClassifier
 from dynamic_routing.modeling.meta_arch import DynamicRoutingSemanticSegmentor, RoutingMixin
+from dynamic_routing.modeling.prepared import prepare_model
 from dynamic_routing.modeling.sem_seg_head import DynamicRoutingSemSegHead
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "build_dynamic_routing_backbone",
     "build_dynamic_routing_fpn_backbone",
     "get_config",
+    "prepare_model",
 ]

@@ -37,7 +37,7 @@ class DynamicRoutingBackbone(Backbone):
         output = self.network(images)
         return FeatureMaps(
             {feature_name(s): x for s, x in output.features.items()},
-            {feature_name(s): output.routes.output_reached(s) for s in output.features},
+            {feature_name(s): output.output_reached(s) for s in output.features},
         )
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -108,7 +108,7 @@ def build_space(cfg: CfgNode) -> RoutingSpace:
 def build_routing_network(cfg: CfgNode, input_shape: ShapeSpec) -> RoutingNetwork:
     """The routing network that ``MODEL.DYNAMIC_ROUTING`` describes."""
     node = cfg.MODEL.DYNAMIC_ROUTING
-    return RoutingNetwork(
+    network = RoutingNetwork(
         build_space(cfg),
         width=node.WIDTH,
         operations=node.OPERATIONS,
@@ -118,6 +118,8 @@ def build_routing_network(cfg: CfgNode, input_shape: ShapeSpec) -> RoutingNetwor
         drop_path=node.DROP_PATH,
         stem=StemSpec(in_channels=input_shape.channels or 3, padding=node.STEM_PADDING),
     )
+    network.skip_closed = node.SKIP_CLOSED
+    return network
 
 
 @BACKBONE_REGISTRY.register()

@@ -28,6 +28,7 @@ def add_dynamic_routing_config(cfg: CfgNode) -> None:
     _add_model_keys(cfg)
     _add_classifier_keys(cfg)
     _add_budget_keys(cfg)
+    _add_divdr_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
 
@@ -61,6 +62,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Scheduled drop path: probability at the last layer and iteration (released: 0.3 with the
     # long schedule, else 0).
     node.DROP_PATH = 0.0
+    # Whether training leaves out cells and edges that no image of the batch opens: the same losses
+    # and gradients in less time and memory. Running statistics of norms that are left out stay.
+    node.SKIP_CLOSED = True
 
     node.GATE = CfgNode()
     # max_tanh, sigmoid, softmax, or fixed for no gate at all (DR20, Table 3).
@@ -117,6 +121,38 @@ def _add_budget_keys(cfg: CfgNode) -> None:
     node.PROBE_PERIOD = 50
     # ... and training images that each look takes.
     node.PROBE_IMAGES = 8
+
+
+def _add_divdr_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.DYNAMIC_ROUTING.DIVDR = CfgNode()
+    node = cfg.MODEL.DYNAMIC_ROUTING.DIVDR
+    # Clusters of routes K, at least 2; 0 switches all of this off (DivDR: 2, 3 or 4).
+    node.NUM_CLUSTERS = 0
+    # Weight lambda_2 of the loss; 0 clusters and measures only. DivDR does not state it; above
+    # 0.5 it costs accuracy there (Sec. 4.2). Ours: README, "Controlled study".
+    node.WEIGHT = 0.3
+    # Margin alpha, at least 0. DivDR does not state it. Ours: README, "Controlled study".
+    node.MARGIN = 1.0
+    # Power of the distances in the loss: 1 (DivDR, Eq. 2, as printed) or 2 (Magnet loss).
+    node.NORM_POWER = 1
+    # Activations that are clustered: bank (latest of each training image, free of cost), subset
+    # (a pass over some training images) or full (over all). DivDR does not say.
+    node.SOURCE = "bank"
+    # Images of SOURCE subset.
+    node.SUBSET_SIZE = 1024
+    # Iterations between two clusterings (DivDR, Sec. 7.1: 50; above 100 routes collapse).
+    node.PERIOD = 50
+    # The same at the end of training, reached in a straight line; 0: PERIOD (DivDR, Sec. 7.1,
+    # suggests longer ones late in training).
+    node.PERIOD_FINAL = 0
+    # First iteration that clusters; before it the loss is 0 (ours; DivDR: 0). A warm-up helps.
+    node.START_ITER = 0
+    # Whether clusters that became empty or equal start anew (ours; DivDR: no).
+    node.RESEED = True
+    # Seed of k-means++, of the subset and of the metrics' samples.
+    node.SEED = 0
+    # Most images that SOURCE bank keeps; each takes 4 bytes a dimension of A (200 dimensions).
+    node.MAX_IMAGES = 200000
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:

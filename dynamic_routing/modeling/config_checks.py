@@ -7,17 +7,31 @@ from collections.abc import Iterator
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    GeneralizedRCNN,
+    RetinaNet,
+)
 
+from dynamic_routing.divdr.loss import NORM_POWERS
+from dynamic_routing.divdr.sources import SOURCES
+from dynamic_routing.modeling.features import feature_name
 from dynamic_routing.modeling.neck import NECKS
 
+FPN_BACKBONE = "build_dynamic_routing_fpn_backbone"
 TRIAL_CHANNELS = 32
 
 
 def config_problems(cfg: CfgNode) -> Iterator[str]:
     """One line for each key whose value cannot work: what was given and what is allowed."""
     yield from _names(cfg)
+    yield from _features(cfg)
     yield from _numbers(cfg)
+    yield from _divdr(cfg)
     yield from _lengths(cfg)
 
 
@@ -27,6 +41,12 @@ def _names(cfg: CfgNode) -> Iterator[str]:
         ("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
         ("MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
+        ("MODEL.ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
+        (
+            "MODEL.PROPOSAL_GENERATOR.NAME",
+            model.PROPOSAL_GENERATOR.NAME,
+            PROPOSAL_GENERATOR_REGISTRY,
+        ),
     ):
         if name not in registry:
             yield f"{key} {name!r} is not registered; known: {', '.join(sorted(dict(registry)))}"
@@ -47,6 +67,43 @@ def _names(cfg: CfgNode) -> Iterator[str]:
         yield f"MODEL.DEVICE {model.DEVICE!r} is unknown; allowed: auto, cpu, cuda, cuda:0, ..."
 
 
+def _features(cfg: CfgNode) -> Iterator[str]:
+    """Whether the heads of a detector ask for what the routed backbone delivers."""
+    model = cfg.MODEL
+    if model.META_ARCHITECTURE not in META_ARCH_REGISTRY:
+        return
+    kind = META_ARCH_REGISTRY.get(model.META_ARCHITECTURE)
+    heads = {}
+    if issubclass(kind, GeneralizedRCNN):
+        heads = {"RPN": model.RPN.IN_FEATURES, "ROI_HEADS": model.ROI_HEADS.IN_FEATURES}
+    elif issubclass(kind, RetinaNet):
+        heads = {"RETINANET": model.RETINANET.IN_FEATURES}
+    if heads and model.BACKBONE.NAME == "build_dynamic_routing_backbone":
+        yield (
+            f"MODEL.BACKBONE.NAME {model.BACKBONE.NAME} has another width at every level; "
+            f"{model.META_ARCHITECTURE} needs build_dynamic_routing_fpn_backbone"
+        )
+    if model.BACKBONE.NAME != FPN_BACKBONE or model.DYNAMIC_ROUTING.SPACE.EDGES:
+        return
+    space = model.DYNAMIC_ROUTING.SPACE
+    delivered = [feature_name(s) for s in range(space.NUM_OUTPUT_SCALES or space.NUM_SCALES)]
+    for head, wanted in heads.items():
+        missing = [name for name in wanted if name not in delivered]
+        if missing:
+            yield (
+                f"MODEL.{head}.IN_FEATURES asks for {', '.join(missing)}; the backbone delivers "
+                f"{', '.join(delivered)} (SPACE.NUM_OUTPUT_SCALES {space.NUM_OUTPUT_SCALES})"
+            )
+    levels = len(next(iter(heads.values()), ()))
+    for key in ("SIZES", "ASPECT_RATIOS"):
+        given = len(model.ANCHOR_GENERATOR[key])
+        if heads and given not in (1, levels):
+            yield (
+                f"MODEL.ANCHOR_GENERATOR.{key} has {given} entries; 1 or {levels}, one a level of "
+                f"MODEL.{next(iter(heads))}.IN_FEATURES, are needed"
+            )
+
+
 def _numbers(cfg: CfgNode) -> Iterator[str]:
     budget = cfg.MODEL.DYNAMIC_ROUTING.BUDGET
     for key, value in (
@@ -65,6 +122,37 @@ def _numbers(cfg: CfgNode) -> Iterator[str]:
             yield f"MODEL.DYNAMIC_ROUTING.BUDGET.{name} must be in [0, 1], got {budget[name]}"
     if budget.TARGET_GMACS > 0 and not budget.START < budget.ARRIVE:
         yield f"BUDGET.START {budget.START} must lie before BUDGET.ARRIVE {budget.ARRIVE}"
+
+
+def _divdr(cfg: CfgNode) -> Iterator[str]:
+    divdr, prefix = cfg.MODEL.DYNAMIC_ROUTING.DIVDR, "MODEL.DYNAMIC_ROUTING.DIVDR."
+    clusters = divdr.NUM_CLUSTERS
+    if clusters < 0 or clusters == 1:
+        yield (
+            f"{prefix}NUM_CLUSTERS must be 0 (off) or at least 2, got {clusters} (one cluster is "
+            "the trivial solution: no other centre to keep away from)"
+        )
+    for name, least in (
+        ("WEIGHT", 0),
+        ("MARGIN", 0),
+        ("PERIOD", 1),
+        ("START_ITER", 0),
+        ("SUBSET_SIZE", max(clusters, 1)),
+        ("MAX_IMAGES", max(clusters, 1)),
+    ):
+        if divdr[name] < least:
+            yield f"{prefix}{name} must be at least {least}, got {divdr[name]}"
+    if divdr.NORM_POWER not in NORM_POWERS:
+        yield f"{prefix}NORM_POWER must be one of {NORM_POWERS}, got {divdr.NORM_POWER}"
+    if divdr.SOURCE not in SOURCES:
+        yield f"{prefix}SOURCE {divdr.SOURCE!r} is unknown; allowed: {', '.join(SOURCES)}"
+    if divdr.PERIOD_FINAL and divdr.PERIOD_FINAL < divdr.PERIOD:
+        yield f"{prefix}PERIOD_FINAL must be 0 or at least PERIOD, got {divdr.PERIOD_FINAL}"
+    if clusters and divdr.START_ITER >= cfg.SOLVER.MAX_ITER:
+        yield (
+            f"{prefix}START_ITER {divdr.START_ITER} must lie before SOLVER.MAX_ITER "
+            f"{cfg.SOLVER.MAX_ITER}"
+        )
 
 
 def _lengths(cfg: CfgNode) -> Iterator[str]:

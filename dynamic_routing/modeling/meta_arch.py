@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from dynamic_routing.divdr.loss import DivDRLoss
 from dynamic_routing.modeling.cost import model_cost
 from dynamic_routing.modeling.losses import with_routing_losses
 from dynamic_routing.routing import Routes, record_routes
@@ -76,7 +79,7 @@ class RoutingMixin(nn.Module):
         """Outputs for images of one padded size, with routes and time."""
         start = time.perf_counter()
         outputs, routes = self._routed(batched_inputs)
-        detached = routes.detach()  # the copy to the CPU waits for the GPU
+        detached = self._clustered(routes.detach())  # the copy to the CPU waits for the GPU
         milliseconds = 1000 * (time.perf_counter() - start) / len(outputs)
         for i, output in enumerate(outputs):
             output["routes"] = detached[i]
@@ -108,12 +111,28 @@ class RoutingMixin(nn.Module):
         for name, share in self._cost.scale_shares(routes).items():
             storage.put_scalar(f"routing/{name}", share)
 
+    def _clustered(self, routes: Routes) -> Routes:
+        """The routes with their clusters, where the network was clustered."""
+        for loss in self.routing_losses:
+            if isinstance(loss, DivDRLoss) and loss.ready:
+                found = loss.assign(routes)
+                return replace(routes, cluster=found.clusters, cluster_distance=found.distances)
+        return routes
+
     def _losses(self, routes: Routes, image_ids: list[str]) -> dict[str, Tensor]:
         """Every loss on routes, by name."""
         losses: dict[str, Tensor] = {}
         for loss in self.routing_losses:
             losses.update(loss(routes, image_ids))
         return losses
+
+
+def cluster_centres(model: nn.Module) -> np.ndarray | None:
+    """The (K, A) centres of a model that was clustered (DivDR), else None."""
+    for loss in model.modules():
+        if isinstance(loss, DivDRLoss) and loss.ready:
+            return loss.centres.cpu().numpy()
+    return None
 
 
 def image_id(inputs: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Multi-scale and flipped testing of semantic segmentation (the papers' test-set results)."""
+"""Multi-scale and flipped testing, of semantic segmentation as for the papers' test-set results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,32 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN, SemanticSegmentor
 from torch import Tensor, nn
+
+from dynamic_routing.modeling.detection_tta import RCNNWithTTA
+
+
+def with_test_time_augmentation(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """The model on several views of each image (``TEST.AUG``), with the model's own interface.
+
+    Args:
+        cfg: the model's config. Semantic segmentation reads SCALES and FLIP, an R-CNN Detectron2's
+            MIN_SIZES, MAX_SIZE and FLIP.
+        model: without DistributedDataParallel around it.
+
+    Raises:
+        ValueError: a meta-architecture that has no test-time augmentation, or keys without a view.
+    """
+    if isinstance(model, SemanticSegmentor):
+        return SemanticSegmentorWithTTA(model, scales=cfg.TEST.AUG.SCALES, flip=cfg.TEST.AUG.FLIP)
+    if isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN):
+        return RCNNWithTTA(cfg, model)
+    raise ValueError(
+        f"{type(model).__name__} has no test-time augmentation (only semantic segmentation and "
+        "R-CNNs have): set TEST.AUG.ENABLED False"
+    )
 
 
 class SemanticSegmentorWithTTA(nn.Module):

@@ -3,10 +3,12 @@
 Nothing in this package imports Detectron2.
 """
 
+from dynamic_routing.routing.cell import RoutingCell
 from dynamic_routing.routing.cells import OPERATIONS, PUBLISHED_CELL
 from dynamic_routing.routing.decoder import SegmentationDecoder
+from dynamic_routing.routing.execution import PreparedNetwork, prepare_for_inference
 from dynamic_routing.routing.gates import ACTIVATIONS, FIXED, GateSpec
-from dynamic_routing.routing.network import RoutingCell, RoutingNetwork, StemSpec
+from dynamic_routing.routing.network import RoutingNetwork, StemSpec
 from dynamic_routing.routing.routes import (
     UNREACHED_RULES,
     RoutedModule,
@@ -27,6 +29,7 @@ __all__ = [
     "Edge",
     "GateSpec",
     "Node",
+    "PreparedNetwork",
     "RoutedModule",
     "Routes",
     "RoutingCell",
@@ -35,5 +38,6 @@ __all__ = [
     "RoutingSpace",
     "SegmentationDecoder",
     "StemSpec",
+    "prepare_for_inference",
     "record_routes",
 ]

@@ -1,114 +1,124 @@
-"""Sparse execution: an image visits what its gates open, and nothing else costs anything.
+"""The executor: routes fast through weights that no longer change.
 
-A node that nothing reaches runs neither operations nor gate; a cell whose gates are all closed
-hands its input on; a closed edge runs no transition. Images of a batch run one after the other,
-so the result for an image cannot depend on its batch.
+``RoutingNetwork`` defines the method and trains; :func:`prepare_for_inference` makes a copy of it
+that only infers, with norms folded, and that runs a layer at a time:
+
+1. the gates of every cell that exists, whose values the host reads at once (one read a layer);
+2. the operations of cells with an open edge, ReLU(H) once for all their edges;
+3. the open edges, the gate's factor applied before any upsampling, added up in place.
+
+A node is absent, reached by zeros only, or has data; zeros are made only where something computes
+on them. On a CPU the images of a batch run one after the other (``run_image.py``); elsewhere those
+that share a cell run there together (``run_grouped.py``). Either way an image's result is the one
+that it has alone.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dynamic_routing.routing.gates import FixedGate, at_least_float32
-from dynamic_routing.routing.routes import Routes, RoutingOutput
-from dynamic_routing.routing.space import INITIAL, Edge, Node
+from dynamic_routing.routing.folding import fold
+from dynamic_routing.routing.gates import at_least_float32
+from dynamic_routing.routing.network import RoutingNetwork, cell_name, check_images
+from dynamic_routing.routing.prepared import PreparedCell, Step, plan
+from dynamic_routing.routing.routes import RoutedModule, Routes, RoutingOutput
+from dynamic_routing.routing.run_grouped import GroupedRun, run_grouped
+from dynamic_routing.routing.run_image import ImageRun, run_image
+from dynamic_routing.routing.space import STEM_STRIDE, Node
+from dynamic_routing.routing.sparse import refuse_tracing
 
-if TYPE_CHECKING:
-    from dynamic_routing.routing.network import RoutingNetwork
+
+class PreparedNetwork(RoutedModule):
+    """A routing network that only infers. Make one with :func:`prepare_for_inference`.
+
+    It holds copies of the weights: train the original and prepare anew.
+
+    Args:
+        network: the trained network; it is left as it is.
+        grouped: whether the images of a batch that share a cell run there together; None: on
+            every device but the CPU, where image by image is faster.
+    """
+
+    def __init__(self, network: RoutingNetwork, *, grouped: bool | None = None) -> None:
+        super().__init__()
+        self.space = network.space
+        self.width = network.width
+        self.unreached = network.unreached
+        self.image_channels = network.image_channels
+        self.grouped = grouped
+        self.stem = fold(network.stem)
+        nodes = network.space.nodes
+        self.cells = nn.ModuleDict({cell_name(n): PreparedCell(network.cell(n)) for n in nodes})
+        self.layers: list[list[Step]] = plan(network.space, self.cell)
+        self.eval()
+
+    def cell(self, node: Node) -> PreparedCell:
+        """The modules of ``node``."""
+        return self.cells[cell_name(node)]  # type: ignore[return-value]
+
+    def channels(self, scale: int) -> int:
+        """Channels of every feature map at ``scale``."""
+        return self.width << scale
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
+        return next(self.stem.buffers()).dtype
+
+    def zeros(self, images: Tensor, scale: int, count: int) -> Tensor:
+        """What stands for ``count`` inputs or outputs of ``scale`` at which nothing arrived."""
+        height, width = (side // (STEM_STRIDE << scale) for side in images.shape[-2:])
+        shape = (count, self.channels(scale), height, width)
+        layout = torch.channels_last
+        maps = torch.empty(shape, dtype=self.dtype, device=images.device, memory_format=layout)
+        return maps.zero_()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> RoutingOutput:
+        """Route a batch (N, in_channels, H, W), each image as if it were alone.
+
+        Raises:
+            ValueError: another shape, or a network that was put in training mode.
+        """
+        if self.training:
+            raise ValueError("a prepared network only infers: train the network it was made from")
+        refuse_tracing()
+        check_images(self.space, images)
+        grouped = images.device.type != "cpu" if self.grouped is None else self.grouped
+        runs: list[ImageRun] | list[GroupedRun]
+        if grouped and len(images) > 1:
+            runs = [run_grouped(self, images)]
+        else:
+            runs = [run_image(self, images[n : n + 1]) for n in range(len(images))]
+        features, present = {}, {}
+        for scale in self.space.scales:
+            maps = [run.map(scale, self, images) for run in runs]
+            features[scale] = maps[0] if len(maps) == 1 else torch.cat(maps)
+            present[scale] = tuple(here for run in runs for here in run.present(scale))
+        rows = [row for run in runs for row in run.gates]
+        gates = torch.tensor(rows, dtype=at_least_float32(self.dtype), device=images.device)
+        size = (images.shape[-2], images.shape[-1])
+        return RoutingOutput(features, Routes(self.space, gates, self.unreached, size), present)
 
 
-def run_sparse(network: RoutingNetwork, images: Tensor) -> RoutingOutput:
-    """Route each image of (N, C, H, W) by itself and stack the results.
+def prepare_for_inference(module: nn.Module, *, grouped: bool | None = None) -> PreparedNetwork:
+    """A copy of a trained network that infers fast and exactly.
+
+    Args:
+        module: a :class:`RoutingNetwork`, or a module that contains exactly one.
+        grouped: see :class:`PreparedNetwork`.
 
     Raises:
-        RuntimeError: the network is being traced or exported, which would freeze one route.
+        ValueError: no routing network, or more than one.
+
+    Example:
+        >>> fast = prepare_for_inference(network)
+        >>> fast(images).features[0]       # what network.eval()(images).features[0] is
     """
-    if (torch.jit.is_tracing() or torch.compiler.is_exporting()) and not is_static(network):
-        raise RuntimeError(
-            "sparse execution decides in Python what runs: traced, it would keep the route of the "
-            "example image for every other; export the masked or branching form "
-            "(dynamic_routing.routing.exportable, tools/export_model.py)"
+    found = [m for m in module.modules() if isinstance(m, RoutingNetwork)]
+    if len(found) != 1:
+        raise ValueError(
+            f"expected one RoutingNetwork in {type(module).__name__}, found {len(found)}"
         )
-    outputs = [_run_image(network, images[n : n + 1]) for n in range(len(images))]
-    features = {s: torch.cat([o.features[s] for o in outputs]) for s in network.space.scales}
-    gates = torch.cat([o.routes.gates for o in outputs])
-    size = (images.shape[-2], images.shape[-1])
-    return RoutingOutput(features, Routes(network.space, gates, network.unreached, size))
-
-
-def is_static(network: RoutingNetwork) -> bool:
-    """Whether every image takes the same route, because no gate looks at it."""
-    return all(isinstance(cell.gate, FixedGate) for cell in network.cells.values())  # type: ignore[union-attr]
-
-
-class _Arrivals:
-    """What has arrived at each node of one image: absent, reached by zeros only, or data."""
-
-    def __init__(self, network: RoutingNetwork, image: Tensor) -> None:
-        self._network = network
-        self._image = image
-        self._data: dict[Node, Tensor] = {INITIAL: network.stem(image)}
-        self._reached: set[Node] = {INITIAL}
-
-    def send(self, node: Node, signal: Tensor) -> None:
-        """Add a computed signal."""
-        self._reached.add(node)
-        self._data[node] = self._data[node] + signal if node in self._data else signal
-
-    def send_zeros(self, node: Node) -> None:
-        """Let a node exist without computing anything (the released code's zero tensors)."""
-        self._reached.add(node)
-
-    def reaches(self, node: Node) -> bool:
-        """Whether the node exists for this image."""
-        return node in self._reached
-
-    def take(self, node: Node) -> Tensor:
-        """The node's input X; zeros where only zeros arrived."""
-        if node in self._data:
-            return self._data.pop(node)
-        return self._network.zeros(self._image, node.scale)
-
-
-def _run_image(network: RoutingNetwork, image: Tensor) -> RoutingOutput:
-    """Route one image (1, C, H, W)."""
-    space = network.space
-    arrivals = _Arrivals(network, image)
-    dtype = at_least_float32(image.dtype)
-    columns = []
-    for node in space.nodes:
-        edges = space.out_edges(node)
-        if not arrivals.reaches(node):
-            columns.append(image.new_zeros(1, len(edges), dtype=dtype))
-            continue
-        x = arrivals.take(node)
-        gates = network.cell(node).gate(x)
-        columns.append(gates)
-        _send(network, node, x=x, gates=gates, arrivals=arrivals)
-    features = {s: arrivals.take(space.output_node(s)) for s in space.scales}
-    size = (image.shape[-2], image.shape[-1])
-    return RoutingOutput(features, Routes(space, torch.cat(columns, 1), network.unreached, size))
-
-
-def _send(
-    network: RoutingNetwork, node: Node, *, x: Tensor, gates: Tensor, arrivals: _Arrivals
-) -> None:
-    """Run one existing cell on X as far as its gates (1, k) ask for it."""
-    edges: tuple[Edge, ...] = network.space.out_edges(node)
-    values = gates[0].tolist()
-    cell = network.cell(node)
-    if max(values) <= 0:
-        for edge in edges:
-            if edge.kind == "keep":
-                arrivals.send(edge.target, x)
-        return
-    activated = cell.aggregate(x)
-    for k, edge in enumerate(edges):
-        if values[k] > 0:
-            factor = gates[:, k, None, None, None].to(activated.dtype)
-            arrivals.send(edge.target, factor * cell.transmit(edge.kind, activated))
-        elif network.unreached == "released":
-            arrivals.send_zeros(edge.target)
+    return PreparedNetwork(found[0], grouped=grouped)

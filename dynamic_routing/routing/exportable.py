@@ -16,10 +16,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dynamic_routing.routing.execution import is_static
 from dynamic_routing.routing.network import RoutingCell, RoutingNetwork
 from dynamic_routing.routing.routes import delivers
 from dynamic_routing.routing.space import INITIAL, STEM_STRIDE, EdgeKind, Node
+from dynamic_routing.routing.sparse import is_static
 
 
 class MaskedForm(nn.Module):

@@ -65,7 +65,7 @@ class GateSpec:
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """Gates are never kept in half precision: costs and clustering are computed from them."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float32 if dtype.itemsize < torch.float32.itemsize else dtype
 
 
 class PreciseConv(nn.Conv2d):
@@ -92,10 +92,13 @@ class Gate(nn.Module):
     Attributes:
         num_edges: k.
         can_close: whether all gates of a cell can be 0, so that it hands its input on.
+        flat_when_closed: whether a gate of exactly 0 passes no gradient to its logits, so that
+            training need not compute what it closes. False for a straight-through gate.
     """
 
     num_edges: int
     can_close: bool
+    flat_when_closed: bool = True
 
     def logits(self, x: Tensor) -> Tensor:
         """(N, k) before the activation, in at least float32; a closed gate still has a value."""
@@ -173,7 +176,7 @@ class SoftGate(Gate):
         # A sigmoid underflows to exactly 0; only softmax always leaves an edge open.
         self.can_close = spec.activation != "softmax"
         self.small = spec.small
-        self._activation = ACTIVATIONS[spec.activation]
+        self.activate_with = ACTIVATIONS[spec.activation]
         self.squeeze = ConvNorm(channels, channels // 2, norm=norm, relu=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.predict = PreciseConv(channels // 2, num_edges, bias_init=spec.bias_init)
@@ -184,7 +187,7 @@ class SoftGate(Gate):
 
     def activate(self, logits: Tensor) -> Tensor:
         """The activation of Table 3 that the spec names."""
-        return self._activation(logits)
+        return self.activate_with(logits)
 
 
 def shrink(x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The routing network: one definition of the method, run densely or sparsely.
 
 Dense (training): every cell runs for every image of the batch, and gates multiply. Sparse
-(inference): each image visits only what its own gates open (see ``execution.py``). Both give the
-same result, because what does not exist for an image is masked image by image.
+(evaluation): each image visits only what its own gates open (see ``sparse.py``; ``execution.py`` is
+the fast way for weights that no longer change). Both give the same result, because what does not
+exist for an image is masked image by image.
 """
 
 from __future__ import annotations
@@ -15,25 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynamic_routing.routing.cells import (
-    PUBLISHED_CELL,
-    Down,
-    Stem,
-    Up,
-    build_operations,
-    drop_path,
-)
-from dynamic_routing.routing.execution import run_sparse
-from dynamic_routing.routing.gates import Gate, GateSpec, build_gate
+from dynamic_routing.routing.cell import RoutingCell
+from dynamic_routing.routing.cells import PUBLISHED_CELL, Stem
+from dynamic_routing.routing.gates import GateSpec
 from dynamic_routing.routing.layers import NormFactory
 from dynamic_routing.routing.routes import (
     RoutedModule,
     Routes,
     RoutingOutput,
+    add_signal,
     check_unreached_rule,
     delivers,
 )
-from dynamic_routing.routing.space import INITIAL, STEM_STRIDE, EdgeKind, Node, RoutingSpace
+from dynamic_routing.routing.space import INITIAL, STEM_STRIDE, Node, RoutingSpace
+from dynamic_routing.routing.sparse import run_sparse
+from dynamic_routing.routing.training_sparse import may_skip, run_training
 
 
 @dataclass(frozen=True)
@@ -43,60 +40,6 @@ class StemSpec:
     in_channels: int = 3
     middle_channels: int = 64
     padding: int = 0
-
-
-class RoutingCell(nn.Module):
-    """The modules of one node: operations, transitions and gate.
-
-    Args:
-        channels: C of the node.
-        kinds: the edges that leave it, in the space's order.
-        operations: names of the cell's operations.
-        gate: what kind of gate.
-        norm: maker of the norm layers.
-        drop_rate: layer_rate * p of scheduled drop path, 0 for none.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        kinds: Sequence[EdgeKind],
-        *,
-        operations: Sequence[str],
-        gate: GateSpec,
-        norm: NormFactory,
-        drop_rate: float,
-    ) -> None:
-        super().__init__()
-        self.channels = channels
-        self.kinds = tuple(kinds)
-        self.drop_rate = drop_rate
-        self.gate: Gate = build_gate(channels, len(self.kinds), norm=norm, spec=gate)
-        self.operations = build_operations(operations, channels, norm)
-        makers = {"up": Up, "keep": lambda channels, norm: nn.Identity(), "down": Down}
-        self.transitions = nn.ModuleDict({k: makers[k](channels, norm) for k in self.kinds})
-        self.relu = nn.ReLU()
-
-    def aggregate(self, x: Tensor, *, progress: float = 0.0) -> Tensor:
-        """ReLU(H): the sum of the operations on X, activated for the transitions (Eq. 1).
-
-        Args:
-            x: (N, C, H, W).
-            progress: step_rate of scheduled drop path, 0 outside training.
-        """
-        keep_probability = 1.0 - self.drop_rate * progress
-        total: Tensor | None = None
-        for operation in self.operations:
-            y = operation(x)
-            if not isinstance(operation, nn.Identity):
-                y = drop_path(y, keep_probability)
-            total = y if total is None else total + y
-        assert total is not None, "a cell without operations"
-        return self.relu(total)
-
-    def transmit(self, kind: EdgeKind, activated: Tensor) -> Tensor:
-        """T_kind of ReLU(H), before the gate's factor (Eq. 5)."""
-        return self.transitions[kind](activated)
 
 
 class RoutingNetwork(RoutedModule):
@@ -111,6 +54,9 @@ class RoutingNetwork(RoutedModule):
         unreached: what happens to nodes that no open edge reaches, a key of ``UNREACHED_RULES``.
         drop_path: p of scheduled drop path at the last layer and the last iteration, in [0, 1).
         stem: shape of the stem.
+
+    Attributes:
+        skip_closed: whether training leaves out what no image of the batch opens.
 
     Raises:
         ValueError: an argument outside these bounds, with its value.
@@ -143,6 +89,7 @@ class RoutingNetwork(RoutedModule):
         self.space = space
         self.width = width
         self.unreached = check_unreached_rule(unreached)
+        self.skip_closed = True
         gate = gate or GateSpec()
         stem = stem or StemSpec()
         self.image_channels = stem.in_channels
@@ -210,12 +157,18 @@ class RoutingNetwork(RoutedModule):
 
     def forward_sparse(self, images: Tensor) -> RoutingOutput:
         """Run only what each image's gates open; the batch never influences an image."""
-        self._check_images(images)
+        check_images(self.space, images)
         return run_sparse(self, images)
 
     def forward_dense(self, images: Tensor) -> RoutingOutput:
-        """Run every cell for every image and let the gates multiply."""
-        self._check_images(images)
+        """Run every cell for every image and let the gates multiply.
+
+        In training, what is closed for the whole batch is left out unless :attr:`skip_closed` is
+        False; the result is the same (see ``training_sparse.py``).
+        """
+        check_images(self.space, images)
+        if may_skip(self, images):
+            return run_training(self, images)
         space = self.space
         progress = float(self.progress) if self.training else 0.0
         size = (images.shape[-2], images.shape[-1])
@@ -231,7 +184,7 @@ class RoutingNetwork(RoutedModule):
             sent = delivers(space, node, gates=gates.detach(), reached=here, rule=self.unreached)
             signals = self._signals(cell, x, gates, here, progress)
             for k, edge in enumerate(space.out_edges(node)):
-                _add(incoming, edge.target, signals[k])
+                add_signal(incoming, edge.target, signals[k])
                 _merge(reached, edge.target, sent[:, k])
         routes = Routes(space, torch.cat(columns, 1), self.unreached, size, torch.cat(logits, 1))
         outputs = {s: incoming.get(space.output_node(s)) for s in space.scales}
@@ -245,43 +198,40 @@ class RoutingNetwork(RoutedModule):
         activated = cell.aggregate(x, progress=progress)
         signals = []
         for k, kind in enumerate(cell.kinds):
-            factor = gates[:, k, None, None, None]
-            signal = factor.to(activated.dtype) * cell.transmit(kind, activated)
+            signal = cell.signal(kind, activated, gates[:, k])
             if kind == "keep" and cell.gate.can_close:
-                # A cell whose gates are all closed hands its input on, without the ReLU.
-                closed = reached & ~(gates > 0).any(dim=1)
-                signal = torch.where(closed[:, None, None, None], x, signal)
+                signal = cell.pass_on(x, signal, gates=gates, reached=reached)
             signals.append(signal)
         return signals
 
-    def _check_images(self, images: Tensor) -> None:
-        """One clear line for inputs that the space cannot route."""
-        stride = self.space.stride
-        if images.ndim != 4 or images.shape[0] == 0:
-            raise ValueError(
-                f"expected a batch of images (N >= 1, C, H, W), got shape {tuple(images.shape)}"
-            )
-        height, width = images.shape[-2:]
-        if height < stride or width < stride:
-            raise ValueError(
-                f"an image of {height}x{width} is smaller than the coarsest stride {stride}; "
-                f"pad or resize it to at least {stride}x{stride}"
-            )
-        if height % stride or width % stride:
-            raise ValueError(
-                f"image height and width must be multiples of {stride}, got {height}x{width}; "
-                "pad the image (the Detectron2 backbone does this by itself)"
-            )
+
+def check_images(space: RoutingSpace, images: Tensor) -> None:
+    """One clear line for inputs that a space cannot route.
+
+    Raises:
+        ValueError: no batch of images, or sides that are no multiples of the coarsest stride.
+    """
+    stride = space.stride
+    if images.ndim != 4 or images.shape[0] == 0:
+        raise ValueError(
+            f"expected a batch of images (N >= 1, C, H, W), got shape {tuple(images.shape)}"
+        )
+    height, width = images.shape[-2:]
+    if height < stride or width < stride:
+        raise ValueError(
+            f"an image of {height}x{width} is smaller than the coarsest stride {stride}; "
+            f"pad or resize it to at least {stride}x{stride}"
+        )
+    if height % stride or width % stride:
+        raise ValueError(
+            f"image height and width must be multiples of {stride}, got {height}x{width}; "
+            "pad the image (the Detectron2 backbone does this by itself)"
+        )
 
 
 def cell_name(node: Node) -> str:
     """Name of a node in the state dict: ``initial`` or ``layer_scale``."""
     return "initial" if node == INITIAL else f"{node.layer}_{node.scale}"
-
-
-def _add(incoming: dict[Node, Tensor], node: Node, signal: Tensor) -> None:
-    """Sum ``signal`` into what ``node`` receives."""
-    incoming[node] = incoming[node] + signal if node in incoming else signal
 
 
 def _merge(reached: dict[Node, Tensor], node: Node, sent: Tensor) -> None:

@@ -7,7 +7,7 @@ Everything that reads a decision (losses, evaluators, cost models, pictures) rea
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,6 +70,11 @@ def delivers(
     return delivered | (passed_on[:, None] & torch.tensor(keeps, device=gates.device))
 
 
+def add_signal(incoming: dict[Node, Tensor], node: Node, signal: Tensor) -> None:
+    """Sum ``signal`` into what ``node`` receives, out of place."""
+    incoming[node] = incoming[node] + signal if node in incoming else signal
+
+
 @dataclass(frozen=True, eq=False)
 class Routes:
     """The gates of one forward for N images; differentiable where the forward was.
@@ -79,8 +84,10 @@ class Routes:
         gates: (N, E), in [0, 1]; 0 on every edge of a node that does not exist for the image.
         rule: what happened to nodes that nothing reached, a key of :data:`UNREACHED_RULES`.
         image_size: (height, width) in pixels of the tensor that was routed, padding included.
-        logits: (N, E), the gates before their activation; kept in dense training only, where a
-            loss may want to reach gates that are closed.
+        logits: (N, E), the gates before their activation; kept in training only, where a loss may
+            want to reach gates that are closed. 0 where no image of the batch reaches the node.
+        cluster: (N,) int64, nearest cluster of each image, if the network has clusters (DivDR).
+        cluster_distance: (N,) float32, Euclidean distance in A-space to the cluster's centre.
     """
 
     space: RoutingSpace
@@ -88,6 +95,8 @@ class Routes:
     rule: str
     image_size: tuple[int, int]
     logits: Tensor | None = None
+    cluster: Tensor | None = None
+    cluster_distance: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.gates.ndim != 2 or self.gates.shape[1] != len(self.space.edges):
@@ -105,12 +114,28 @@ class Routes:
         if not isinstance(index, slice):
             position = range(len(self))[operator.index(index)]
             index = slice(position, position + 1)
-        logits = None if self.logits is None else self.logits[index]
-        return replace(self, gates=self.gates[index], logits=logits)
+
+        def part(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else rows[index]
+
+        return replace(
+            self,
+            gates=self.gates[index],
+            logits=part(self.logits),
+            cluster=part(self.cluster),
+            cluster_distance=part(self.cluster_distance),
+        )
 
     def detach(self) -> Routes:
         """The same gates outside the autograd graph, on the CPU, in float32."""
-        return replace(self, gates=self.gates.detach().float().cpu(), logits=None)
+        distance = self.cluster_distance
+        return replace(
+            self,
+            gates=self.gates.detach().float().cpu(),
+            logits=None,
+            cluster=None if self.cluster is None else self.cluster.cpu(),
+            cluster_distance=None if distance is None else distance.detach().cpu(),
+        )
 
     @property
     def open(self) -> Tensor:
@@ -168,10 +193,19 @@ class RoutingOutput:
         features: scale index -> (N, C << scale, H / stride, W / stride), for every scale of the
             space; zeros where nothing arrives at the output of that scale.
         routes: the decisions that made them.
+        present: scale -> whether anything arrived there, image by image, where the module that
+            routed knows it already; None: it follows from ``routes``.
     """
 
     features: dict[int, Tensor]
     routes: Routes
+    present: Mapping[int, tuple[bool, ...]] | None = None
+
+    def output_reached(self, scale: int) -> Tensor:
+        """(N,) bool: whether anything arrived at the output of ``scale``."""
+        if self.present is None:
+            return self.routes.output_reached(scale)
+        return torch.tensor(self.present[scale], device=self.routes.gates.device)
 
 
 class RoutedModule(nn.Module):

@@ -16,12 +16,14 @@ from dynamic_routing.analysis.report import (
     NotAvailable,
     Picture,
     ReportData,
+    RunReport,
     format_value,
     render_report,
     write_report,
 )
 from dynamic_routing.analysis.statistics import route_statistics
 from dynamic_routing.routing import Routes, RoutingSpace
+from tests.analysis.test_clusters import clustered
 
 SPACE = RoutingSpace.grid(4, num_scales=3)
 EVIL = "<script>alert('x')</script> & \"quotes\" {braces}"
@@ -51,19 +53,26 @@ class Page(HTMLParser):
         self.text += data
 
 
-def example(tmp_path):
+def example_run(tmp_path, **changes):
     Image.new("RGB", (8, 4), "red").save(tmp_path / "easy.png")
     gates = torch.rand(3, len(SPACE.edges)).clamp(min=0.3) - 0.3
-    return ReportData(
+    run = RunReport(
         title=EVIL,
         summary={"mIoU (%)": 71.236, EVIL: EVIL},
         training=TrainingLog({19: {"total_loss": 2.0, "lr": 0.1}, 39: {"total_loss": 1.0}}),
         evaluation={"trained": {"mIoU": 71.236, EVIL: 3.0}, "untrained": {"mIoU": 3.25}},
-        class_iou={EVIL: {"road": 90.0, EVIL: float("nan")}},
+        per_class={EVIL: {"road": 90.0, EVIL: float("nan")}},
         statistics=route_statistics(Routes(SPACE, gates, "absent", (8, 8))),
         pictures=(Picture(tmp_path / "easy.png", EVIL), Picture(tmp_path / "gone.png", "hard")),
         settings={EVIL: EVIL, "SOLVER.BASE_LR": 0.0123456},
-        versions={"torch": "2.11"},
+        class_metric=EVIL,
+    )
+    return replace(run, **changes)
+
+
+def example(tmp_path, **changes):
+    return ReportData(
+        title=EVIL, runs=(example_run(tmp_path, **changes),), versions={"torch": "2.11"}
     )
 
 
@@ -71,13 +80,32 @@ def test_page_is_complete_and_self_contained(tmp_path):
     path = write_report(tmp_path / "new" / "report.html", example(tmp_path))
     html = path.read_text(encoding="utf-8")
     page = Page(html)
-    assert page.tags.count("h2") == 8 and "script" not in page.tags and "link" not in page.tags
+    assert (
+        page.tags.count("h2") == 2
+        and page.tags.count("h3") == 7
+        and "script" not in page.tags
+        and "link" not in page.tags
+    )
     assert len(page.sources) == 3  # curves, frequencies, the easy image
     for source in page.sources:
         content = base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True)
         Image.open(io.BytesIO(content)).verify()
     assert "http" not in re.sub(r"http-equiv", "", html) and "url(" not in html
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_clusters_have_a_table_a_map_and_a_route_each(tmp_path):
+    page = Page(render_report(example(tmp_path, clusters=clustered())))
+    assert "Clusters" in page.text and "cluster 2" in page.text
+    assert len(page.sources) == 3 + 1 + 3
+    assert "Clusters" not in Page(render_report(example(tmp_path))).text
+
+
+def test_several_runs_stand_one_after_the_other(tmp_path):
+    runs = (example_run(tmp_path, title="first"), example_run(tmp_path, title="second"))
+    text = Page(render_report(replace(example(tmp_path), runs=runs))).text
+    assert text.index("first") < text.index("second") < text.index("Versions")
+    assert text.count("IoU of each class") == 0 and text.count("of each class (%)") == 2
 
 
 def test_everything_is_escaped(tmp_path):
@@ -95,17 +123,17 @@ def test_numbers_are_shown(tmp_path):
 def test_collapse_is_a_warning(tmp_path):
     gates = torch.ones(3, len(SPACE.edges))
     statistics = route_statistics(Routes(SPACE, gates, "absent", (8, 8)))
-    html = render_report(replace(example(tmp_path), statistics=statistics))
+    html = render_report(example(tmp_path, statistics=statistics))
     assert '<p class="warning">Routes have collapsed: all 3 images' in html
 
 
 def test_missing_parts_say_why(tmp_path):
-    parts = ("summary", "training", "evaluation", "class_iou", "statistics", "pictures", "settings")
+    parts = ("summary", "training", "evaluation", "per_class", "statistics", "pictures", "settings")
     missing = {part: NotAvailable(f"no {part} <here>") for part in parts}
-    text = Page(render_report(replace(example(tmp_path), **missing))).text
+    text = Page(render_report(example(tmp_path, **missing))).text
     for part in parts:
         assert f"not available: no {part} <here>" in text
-    empty = replace(example(tmp_path), pictures=(), evaluation={}, training=TrainingLog({1: {}}))
+    empty = example(tmp_path, pictures=(), evaluation={}, training=TrainingLog({1: {}}))
     text = Page(render_report(empty)).text
     assert text.count("not available: nothing was recorded") == 2
     assert "no loss and no learning rate" in text
@@ -114,7 +142,7 @@ def test_missing_parts_say_why(tmp_path):
 def test_broken_pictures_do_not_stop_the_report(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     pictures = (Picture(tmp_path / "gone.png", "hard"), Picture(tmp_path / "text.png", "easy"))
-    text = Page(render_report(replace(example(tmp_path), pictures=pictures))).text
+    text = Page(render_report(example(tmp_path, pictures=pictures))).text
     assert "hard (No such file or directory: gone.png)" in text
     assert "easy (text.png is no PNG)" in text
 
@@ -151,6 +179,16 @@ def test_log_survives_a_cut_line_and_a_resumed_run(tmp_path):
     assert log.series("sem_seg/mIoU").iterations == (59,)
     assert log.series("nothing").values == () and log.skipped_lines == 1
     assert log.names == ("total_loss", "sem_seg/mIoU")
+
+
+def test_rare_quantities_stand_behind_later_iterations(tmp_path):
+    lines = [
+        json.dumps({"iteration": 19, "total_loss": 3.0}), json.dumps({"iteration": 0, "x": 1.0}),
+        json.dumps({"iteration": 39, "total_loss": 2.0}), json.dumps({"iteration": 20, "x": 2.0}),
+    ]  # fmt: skip
+    log = log_of(tmp_path, "\n".join(lines))
+    assert log.series("total_loss").iterations == (19, 39)
+    assert log.series("x").iterations == (0, 20) and list(log.rows) == [0, 19, 20, 39]
 
 
 def test_last_line_of_an_iteration_wins(tmp_path):

@@ -13,7 +13,6 @@ from dynamic_routing.analysis.report import NotAvailable
 from dynamic_routing.analysis.run_folder import (
     PACKAGES,
     SUMMARY,
-    class_iou,
     flat_settings,
     flatten,
     installed_versions,
@@ -71,14 +70,6 @@ def test_summary_keeps_known_metrics_in_order():
     order = list(SUMMARY.values())
     assert sorted(found, key=order.index) == list(found)
     assert summarise({}) == {}
-
-
-def test_iou_of_classes_leaves_out_those_that_do_not_occur():
-    assert class_iou(RESULTS) == {"road": 90.0}
-    assert class_iou({"sem_seg": {"IoU-a-b": 1.0, "mIoU": 2.0, "IoU-c": float("inf")}}) == {
-        "a-b": 1.0
-    }
-    assert class_iou({"routing": {"IoU-road": 1.0}}) == {}
 
 
 def test_settings_are_dotted():

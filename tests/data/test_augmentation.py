@@ -8,6 +8,7 @@ from dynamic_routing.data.augmentation import (
     RandomCropWithPadding,
     RandomScale,
     build_sem_seg_augmentations,
+    keep_a_pixel,
 )
 
 MEAN = (103.53, 116.28, 123.675)
@@ -123,3 +124,13 @@ def test_testing_keeps_the_size_unless_told() -> None:
 def test_wrong_values_are_named(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("shape", [(1, 5000, 3), (5000, 1, 3), (40, 60, 3)])
+def test_very_long_image_keeps_a_pixel(shape):
+    (resize,) = keep_a_pixel([T.ResizeShortestEdge([32], 64, "choice")])
+    result = resize.get_transform(np.zeros(shape, np.uint8)).apply_image(np.zeros(shape, np.uint8))
+    assert min(result.shape[:2]) >= 1 and max(result.shape[:2]) <= 64
+    if min(shape[:2]) > 1:  # Detectron2's own where it works
+        theirs = T.ResizeShortestEdge([32], 64, "choice").get_transform(np.zeros(shape, np.uint8))
+        assert result.shape[:2] == (theirs.new_h, theirs.new_w)

@@ -55,8 +55,9 @@ def test_every_public_name_can_be_imported() -> None:
 def test_generators_do_not_import_detectron2(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from dynamic_routing.data import generate_cityscapes, generate_voc\n"
+        "from dynamic_routing.data import generate_cityscapes, generate_coco, generate_voc\n"
         f"generate_cityscapes({str(tmp_path)!r}, counts={{'train': 1}}, size=(32, 32))\n"
+        f"generate_coco({str(tmp_path)!r}, counts={{'train': 1}}, size=(64, 96))\n"
         f"generate_voc({str(tmp_path)!r}, counts={{'train': 1}}, size=(32, 32))\n"
         "assert 'detectron2' not in sys.modules and 'torch' not in sys.modules\n"
     )

@@ -1,16 +1,22 @@
 """Wrong paths are found at start-up."""
 
+import json
+import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from dynamic_routing.data.catalog import register_datasets
 from dynamic_routing.data.checks import DatasetError, check_datasets
 from dynamic_routing.data.custom import register_custom_datasets
 
+COCO = "coco_2017_val"
+PANOPTIC = "coco_2017_val_panoptic_separated"
 CITYSCAPES = "cityscapes_fine_sem_seg_train"
 VOC = "voc_2012_sem_seg_train"
 
@@ -148,3 +154,87 @@ def test_empty_data_set_of_another_program_is_found(catalogues: None) -> None:
 
     DatasetCatalog.register("hollow", list)
     assert "- hollow: is empty" in message("hollow")
+
+
+@pytest.fixture
+def coco(tmp_path: Path, catalogues: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One image of COCO's categories, with a box and a label map; tests change the file."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    register_datasets()
+    folder = tmp_path / "coco"
+    for name in ("annotations", "val2017", "panoptic_val2017", "panoptic_stuff_val2017"):
+        (folder / name).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "val2017/1.jpg")
+    Image.new("L", (8, 8)).save(folder / "panoptic_stuff_val2017/1.png")
+    (folder / "annotations/panoptic_val2017.json").write_text("{}")
+    write(folder)
+    return folder
+
+
+def write(folder: Path, *, categories: int = 80, box: tuple = (0, 0, 4, 4)) -> None:
+    metadata = MetadataCatalog.get(COCO)
+    ids = list(metadata.thing_dataset_id_to_contiguous_id)[:categories]
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 1, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 8, "height": 8}],
+        "categories": [{"id": i, "name": n} for i, n in zip(ids, metadata.thing_classes)],
+        "annotations": [annotation],
+    }
+    text = json.dumps(content)
+    (folder / "annotations/instances_val2017.json").write_text(text)
+
+
+def test_released_coco_passes(coco: Path) -> None:
+    check_datasets([COCO, PANOPTIC, "coco_2017_val_panoptic"])
+
+
+def test_missing_keypoint_file_comes_with_the_tree(coco: Path) -> None:
+    text = message("keypoints_coco_2017_val")
+    assert "person_keypoints_val2017.json does not exist" in text
+    assert "annotations/{instances,person_keypoints,panoptic}_{train,val}2017.json" in text
+
+
+def test_empty_box_is_logged_for_released_data_and_refused_elsewhere(
+    coco: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(coco, box=(1, 1, 0, 4))
+    monkeypatch.setattr(logging.getLogger("dynamic_routing"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        check_datasets([COCO])
+    (record,) = caplog.records
+    assert "coco_2017_val: 1 odd annotations" in record.getMessage()
+    assert "annotation 1 ('1.jpg'): bbox [1, 1, 0, 4] is empty" in record.getMessage()
+    path = str(coco / "annotations/instances_val2017.json")
+    register_coco_instances("own", {}, path, str(coco / "val2017"))
+    assert f"- own: {path} annotation 1 ('1.jpg'): bbox" in message("own")
+
+
+def test_broken_box_is_refused_in_released_data_as_well(coco: Path) -> None:
+    write(coco, box=(1, 1, -2, 4))
+    assert "bbox [1, 1, -2, 4] is empty; width and height must be above 0" in message(COCO)
+
+
+def test_other_categories_than_registered_are_refused(coco: Path) -> None:
+    write(coco, categories=79)
+    text = message(COCO)
+    assert "has 79 categories, whose names are not those of the 80 that coco_2017_val" in text
+
+
+def test_first_other_category_is_named(coco: Path) -> None:
+    path = coco / "annotations/instances_val2017.json"
+    path.write_text(path.read_text().replace('"car"', '"cart"'))
+    assert "the first other is 'cart' for 'car'" in message(COCO)
+
+
+def test_image_without_label_map_is_named(coco: Path) -> None:
+    file = coco / "panoptic_stuff_val2017/1.png"
+    file.unlink()
+    assert f"1 of 1 label maps missing, first {file}" in message(PANOPTIC)
+    check_datasets([COCO])
+
+
+def test_panoptic_images_are_jpegs_side_by_side(coco: Path) -> None:
+    path = coco / "annotations/instances_val2017.json"
+    path.write_text(path.read_text().replace("1.jpg", "1.png"))
+    Image.new("RGB", (8, 8)).save(coco / "val2017/1.png")
+    assert "1 images are no <name>.jpg beside each other, first 1.png" in message(PANOPTIC)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from PIL import Image
 
 from dynamic_routing.data.custom import register_custom_datasets
@@ -41,23 +42,28 @@ def sem_seg(**changes) -> dict:
     return {key: value for key, value in {**entry, **changes}.items() if value is not None}
 
 
+COCO = {
+    "images": [{"id": 1, "file_name": "a/one.jpg", "height": 4, "width": 6}],
+    "categories": [{"id": 9, "name": "car"}, {"id": 2, "name": "road"}],
+    "annotations": [
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 9,
+            "bbox": [0, 0, 2, 2],
+            "area": 4,
+            "iscrowd": 0,
+            "keypoints": [1, 1, 2, 2, 1, 1],
+            "num_keypoints": 2,
+        }
+    ],
+}
+COCO_TEXT = json.dumps(COCO)
+
+
 @pytest.fixture
 def coco(folder: Path) -> dict:
-    content = {
-        "images": [{"id": 1, "file_name": "a/one.jpg", "height": 4, "width": 6}],
-        "categories": [{"id": 9, "name": "car"}, {"id": 2, "name": "road"}],
-        "annotations": [
-            {
-                "id": 1,
-                "image_id": 1,
-                "category_id": 9,
-                "bbox": [0, 0, 2, 2],
-                "area": 4,
-                "iscrowd": 0,
-            }
-        ],
-    }
-    (folder / "mine/boxes.json").write_text(json.dumps(content))
+    (folder / "mine/boxes.json").write_text(COCO_TEXT)
     return {"name": "boxes", "type": "coco", "json": "mine/boxes.json", "images": "mine/images"}
 
 
@@ -198,12 +204,52 @@ def test_coco_classes_must_be_those_of_the_file(coco: dict) -> None:
         register_custom_datasets([{**coco, "classes": ["car"]}])
 
 
+KEYPOINTS = {"keypoint_names": ["l", "r"], "keypoint_flip_map": [["l", "r"]]}
+
+
+def test_keypoints_are_registered_for_detectron2(coco: dict) -> None:
+    register_custom_datasets([{**coco, **KEYPOINTS}])
+    assert register_custom_datasets([{**coco, **KEYPOINTS}]) == ["boxes"]
+    metadata = MetadataCatalog.get("boxes")
+    assert metadata.keypoint_names == ["l", "r"]
+    assert create_keypoint_hflip_indices(["boxes"]) == [1, 0]
+    (record,) = DatasetCatalog.get("boxes")
+    assert record["annotations"][0]["keypoints"] == [1.5, 1.5, 2, 2.5, 1.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keypoint_flip_map": None}, "belong together, got only keypoint_names"),
+        ({"keypoint_names": ["l", "l"]}, "keypoint_names must be different names"),
+        ({"keypoint_names": "lr"}, "keypoint_names must be different names, got 'lr'"),
+        ({"keypoint_names": []}, "keypoint_names must be different names"),
+        ({"keypoint_flip_map": ["lr"]}, "keypoint_flip_map must be pairs of names"),
+        ({"keypoint_flip_map": [["l", "x"]]}, "must name keypoints of keypoint_names"),
+        ({"keypoint_flip_map": [["l", "r"], ["r", "l"]]}, "each once at most"),
+        ({"keypoint_names": ["l", "m", "r"]}, "keypoints must be 3 x 3 numbers, got 6"),
+    ],
+)
+def test_wrong_keypoints_are_explained(coco: dict, changes: dict, message: str) -> None:
+    entry = {**coco, **KEYPOINTS, **changes}
+    with pytest.raises(ValueError, match=message):
+        register_custom_datasets([{k: v for k, v in entry.items() if v is not None}])
+    assert "boxes" not in DatasetCatalog
+
+
+def test_broken_image_is_named(folder: Path) -> None:
+    (folder / "mine/images/a/one.jpg").write_bytes(b"x")
+    with pytest.raises(ValueError, match="a/one.jpg cannot be read: no image, or a damaged one"):
+        register_custom_datasets([sem_seg()])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "is no JSON"),
         ('{"images": []}', "lists no images"),
-        ('{"images": [{"file_name": "gone.jpg"}]}', "1 of 1 images are not in .*gone.jpg"),
+        (COCO_TEXT.replace("one.jpg", "gone.jpg"), "1 of 1 images are not in .*gone.jpg"),
+        (COCO_TEXT.replace("[0, 0, 2, 2]", "[9, 0, 2, 2]"), "annotation 1 .*reaches 5 pixels out"),
     ],
 )
 def test_broken_coco_files_are_explained(

@@ -10,7 +10,9 @@ def run(root: Path, *words: str) -> int:
     return generate_data.main(generate_data.parse_args(["--root", str(root), *words]))
 
 
-@pytest.mark.parametrize(("kind", "folder"), [("cityscapes", "cityscapes"), ("voc", "VOC2012")])
+@pytest.mark.parametrize(
+    ("kind", "folder"), [("cityscapes", "cityscapes"), ("coco", "coco"), ("voc", "VOC2012")]
+)
 def test_tree_is_written_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, folder: str
 ) -> None:
@@ -25,6 +27,14 @@ def test_tree_is_written_and_reported(
 
 
 @pytest.mark.parametrize(
+    ("kind", "size"), [("cityscapes", (256, 512)), ("coco", (128, 192)), ("voc", (256, 512))]
+)
+def test_each_format_has_its_own_size(kind: str, size: tuple[int, int]) -> None:
+    args = generate_data.parse_args(["--root", "here", "--format", kind])
+    assert args.size == size
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--size", "0", "64"), "(0, 64)"),
@@ -34,10 +44,15 @@ def test_tree_is_written_and_reported(
         (("--seed", "-1"), "got -1"),
     ],
 )
+@pytest.mark.parametrize("kind", ["cityscapes", "coco"])
 def test_wrong_input_gives_one_line_and_status_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    words: tuple[str, ...],
+    said: str,
 ) -> None:
-    assert run(tmp_path / "new", *words) == 2
+    assert run(tmp_path / "new", "--format", kind, *words) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
     assert not (tmp_path / "new").exists()

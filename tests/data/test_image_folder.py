@@ -23,7 +23,8 @@ from dynamic_routing.data.classification_mapper import (
 from dynamic_routing.data.custom import register_custom_datasets
 from dynamic_routing.data.image_folder import class_names, load_image_folder
 from dynamic_routing.data.patches import SHARES, generate_patches
-from dynamic_routing.engine.loaders import build_mapper, check_classifier
+from dynamic_routing.engine.dataset_checks import check_fit
+from dynamic_routing.engine.loaders import build_mapper
 from dynamic_routing.modeling import get_config
 
 pytestmark = pytest.mark.usefixtures("catalogues")
@@ -108,13 +109,16 @@ def test_wrong_entries_are_one_line(folder, changes, text):
 
 def test_classes_must_be_those_of_the_model_and_of_each_other(folder):
     register_datasets()
-    names = ["imagenet_train", "imagenet_val"]
-    check_classifier(get_config(None, ["MODEL.CLASSIFIER.NUM_CLASSES", "2"]), names)
+    names = ["DATASETS.TRAIN", "('imagenet_train',)", "DATASETS.TEST", "('imagenet_val',)"]
+    names += ["MODEL.META_ARCHITECTURE", "ImageClassifier"]
+    check_fit(get_config(None, [*names, "MODEL.CLASSIFIER.NUM_CLASSES", "2"]))
     with pytest.raises(DatasetError, match="has 2 classes, MODEL.CLASSIFIER.NUM_CLASSES is 1000"):
-        check_classifier(get_config(), names)
+        check_fit(get_config(None, names))
+    with pytest.raises(DatasetError, match="has no pixels or boxes, which MODEL.META_ARCH"):
+        check_fit(get_config(None, [*names[:4], "MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]))
     (folder / "imagenet/val/b").rename(folder / "imagenet/val/c")
-    with pytest.raises(DatasetError, match="other classes"):
-        check_classifier(get_config(None, ["MODEL.CLASSIFIER.NUM_CLASSES", "2"]), names)
+    with pytest.raises(DatasetError, match="other image_classes: 'b' is 'c' there"):
+        check_fit(get_config(None, [*names, "MODEL.CLASSIFIER.NUM_CLASSES", "2"]))
 
 
 @pytest.mark.parametrize("train", [True, False])

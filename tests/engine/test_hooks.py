@@ -96,6 +96,15 @@ def test_metric_that_is_no_number_keeps_no_checkpoint(tmp_path, caplog, value):
     assert (METRIC in caplog.text) == (value is None)
 
 
+def test_metric_that_is_no_number_leaves_the_best_so_far(tmp_path):
+    run = Run(tmp_path)
+    found = []
+    for done, value in [(2, 30.0), (4, float("nan")), (6, 20.0), (8, 40.0)]:
+        run.evaluate(done, value)
+        found.append(run.best())
+    assert found == [(30.0, 2)] * 3 + [(40.0, 8)]
+
+
 def test_progress_reaches_drop_path_and_budget():
     model = small_model("MODEL.DYNAMIC_ROUTING.BUDGET.LAMBDA", "0.5")
     hook = TrainingProgress(model)

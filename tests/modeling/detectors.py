@@ -28,7 +28,10 @@ SMALL_DETECTOR = (
 
 MASK = ("MODEL.MASK_ON", "True")
 FASTER: tuple[str, ...] = ()
-KEYPOINT = ("MODEL.KEYPOINT_ON", "True", "MODEL.ROI_HEADS.NUM_CLASSES", "1")
+KEYPOINT = (
+    "MODEL.KEYPOINT_ON", "True", "MODEL.ROI_HEADS.NUM_CLASSES", "1",
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "[8, 8]",
+)  # fmt: skip
 RETINA = (
     "MODEL.META_ARCHITECTURE", "DynamicRoutingRetinaNet",
     "MODEL.RETINANET.IN_FEATURES", "['p3', 'p4', 'p5', 'p6']",

@@ -58,7 +58,7 @@ def test_config_keys_reach_the_network():
     network = build_backbone(small_config(*pairs)).network
     cell = network.cells["1_1"]
     assert len(cell.operations) == 1 and type(cell.operations[0]).__name__ == "Sequential"
-    assert cell.gate.small and cell.gate._activation is torch.sigmoid
+    assert cell.gate.small and cell.gate.activate_with is torch.sigmoid
     assert torch.equal(cell.gate.predict.bias, torch.full((3,), 0.25))
     assert network.unreached == "released" and network.width == 64
     assert network.stem.first.conv.padding == (1, 1)

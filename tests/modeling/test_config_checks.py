@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from dynamic_routing.engine.trainer import Trainer
 from dynamic_routing.modeling import ConfigError
 from tests.modeling.builders import small_config
+from tests.modeling.detectors import RETINA, small_detector_config
 
 BUDGET = "MODEL.DYNAMIC_ROUTING.BUDGET."
 
@@ -47,3 +49,31 @@ def test_impossible_value_is_one_line(overrides, said):
 @pytest.mark.parametrize("norm", ["BN", "SyncBN", "naiveSyncBN", "GN", "FrozenBN", ""])
 def test_every_norm_of_detectron2_is_allowed(norm):
     assert small_config("MODEL.DYNAMIC_ROUTING.NORM", norm).MODEL.DYNAMIC_ROUTING.NORM == norm
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("MODEL.DYNAMIC_ROUTING.SPACE.NUM_OUTPUT_SCALES", "4"),
+         r"RPN.IN_FEATURES asks for p6; the backbone delivers p2, p3, p4, p5 \(SPACE"),
+        (("MODEL.RPN.IN_FEATURES", "['p2', 'p9']"), "RPN.IN_FEATURES asks for p9"),
+        (("MODEL.ROI_HEADS.IN_FEATURES", "['p2', 'p7']"), "ROI_HEADS.IN_FEATURES asks for p7"),
+        (("MODEL.BACKBONE.NAME", "build_dynamic_routing_backbone"),
+         "needs build_dynamic_routing_fpn_backbone"),
+        (("MODEL.ANCHOR_GENERATOR.SIZES", "[[12], [24]]"), "SIZES has 2 entries; 1 or 5"),
+        (("MODEL.ROI_HEADS.NAME", "FooHeads"), "ROI_HEADS.NAME 'FooHeads' is not registered"),
+        (("MODEL.PROPOSAL_GENERATOR.NAME", "Foo"), "PROPOSAL_GENERATOR.NAME 'Foo' is not"),
+        ((*RETINA, "MODEL.RETINANET.IN_FEATURES", "['p2', 'p3', 'p4', 'p5', 'p6']"),
+         "SIZES has 4 entries; 1 or 5"),
+    ],
+)  # fmt: skip
+def test_detector_that_does_not_fit_its_backbone_is_one_line(overrides, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        small_detector_config(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_no_check_foresaw_is_one_line_as_well():
+    cfg = small_detector_config("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
+    with pytest.raises(ConfigError, match="with MODEL.BACKBONE.NAME build_resnet_fpn_backbone"):
+        Trainer.build_model(cfg)

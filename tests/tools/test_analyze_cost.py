@@ -16,6 +16,7 @@ from dynamic_routing.data.cityscapes import generate_cityscapes
 from dynamic_routing.engine.loaders import build_test_loader
 from dynamic_routing.modeling.cost import model_cost
 from tests.modeling.builders import QUICK, SMALL, small_config, small_model
+from tests.modeling.detectors import QUICK_RCNN
 
 VAL = "cityscapes_fine_sem_seg_val"
 SIZE = (64, 128)
@@ -70,6 +71,18 @@ def test_open_macs_are_those_that_pytorch_counts(capsys):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model([{"image": torch.zeros(3, *SIZE)}])
     assert report["macs"]["open"] == counter.get_total_flops() / 2
+
+
+def test_detector_is_counted_with_and_without_its_neck_and_heads(capsys):
+    command = ["--config-file", str(QUICK_RCNN), "--input-size", "800", "800", "--json"]
+    assert analyze_cost.main([*command, "MODEL.DEVICE", "cpu"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"neck", "rpn"} <= set(report["parts"])
+    for convention in ("macs", "paper"):
+        numbers = report[convention]
+        assert 0 < numbers["backbone"] < numbers["open"]
+        heads = sum(report["parts"][name][convention] for name in ("neck", "rpn"))
+        assert numbers["backbone"] + heads == pytest.approx(numbers["open"])
 
 
 def test_default_size_is_that_of_cityscapes(capsys):

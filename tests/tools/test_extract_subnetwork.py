@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import extract_subnetwork
@@ -16,11 +17,13 @@ from detectron2.modeling import build_model
 
 from dynamic_routing.data.cityscapes import generate_cityscapes
 from dynamic_routing.engine.checkpoint import RoutingCheckpointer
-from dynamic_routing.evaluation.gates_file import GatesFile, save_gates
+from dynamic_routing.evaluation.gates_file import GatesFile, RouteClusters, save_gates
 from dynamic_routing.modeling import get_config
+from dynamic_routing.routing import Routes
 from dynamic_routing.routing.gates import FixedGate
 from dynamic_routing.routing.subnetworks import common_subgraph, read_subgraph
 from tests.modeling.builders import REPOSITORY, batch, relative_error, small_config, small_model
+from tests.modeling.detectors import small_detector, small_detector_config
 
 SIZE = (64, 128)
 COUNT = 6
@@ -123,6 +126,27 @@ def test_share_and_group_of_images_are_used(dynamic, tmp_path, capsys):
     assert "from 2 images" in capsys.readouterr().out
 
 
+def test_expert_of_a_cluster_is_cut_from_its_images(dynamic, tmp_path, capsys):
+    config, weights, gates = (tmp_path / name for name in ("c.yaml", "m.pth", "g.npz"))
+    clusters = ("MODEL.DYNAMIC_ROUTING.DIVDR.NUM_CLUSTERS", "2")
+    config.write_text(small_config(*OPTIONS, *clusters).dump())
+    model = small_model(*OPTIONS, *clusters)
+    model.load_state_dict(dynamic.model.state_dict(), strict=False)
+    torch.save({"model": model.state_dict()}, weights)
+    records = dynamic.records
+    labels, dim = np.array([0, 1, 0, 0, 1, 0]), records.space.activation_dim
+    found = RouteClusters(labels, np.ones(COUNT, np.float32), np.ones((2, dim), np.float32))
+    save_gates(gates, replace(records, clusters=found))
+    command = arguments(dynamic, tmp_path / "out", "--cluster", "1", weights=weights, gates=gates)
+    command[command.index("--config-file") + 1] = str(config)
+    assert extract_subnetwork.main(command) == 0
+    assert "from 2 images" in capsys.readouterr().out
+    cfg, static = load(tmp_path / "out")
+    rows = Routes(records.space, records.gates[[1, 4]], "absent", SIZE)
+    assert static.backbone.network.space == common_subgraph(rows).space
+    assert cfg.MODEL.DYNAMIC_ROUTING.DIVDR.NUM_CLUSTERS == 0 and not list(static.routing_losses)
+
+
 def test_extracted_network_trains_further(dynamic, tmp_path):
     assert extract_subnetwork.main(arguments(dynamic, tmp_path)) == 0
     _, model = load(tmp_path)
@@ -141,6 +165,7 @@ def test_extracted_network_trains_further(dynamic, tmp_path):
 
 ERRORS = {
     "image": (("--images", "img_1.png", "x.png"), {}, "no image x.png in the gates file; it has"),
+    "cluster": (("--cluster", "1"), {}, "the gates file has no clusters: its network was not"),
     "share": (("--share", "0"), {}, "share must be in (0, 1], got 0.0"),
     "weights": ((), {"weights": "/none/model.pth"}, "checkpoint /none/model.pth does not exist"),
     "gates": ((), {"gates": "/none/gates.npz"}, "gates file /none/gates.npz does not exist"),
@@ -184,3 +209,18 @@ def test_extracted_network_evaluates_and_trains_with_train_net(dynamic, tmp_path
         results = json.loads((tmp_path / name / "results.json").read_text())
         assert results["routing"]["distinct_routes"] == 1
         assert 0 < results["routing"]["gmacs_avg"] == results["routing"]["gmacs_max"]
+
+
+@pytest.mark.parametrize("neck", ["projection", "top_down"])
+def test_neck_and_heads_of_a_detector_are_kept(neck, tmp_path):
+    options = ("MODEL.DYNAMIC_ROUTING.NECK", neck)
+    cfg, model = small_detector_config(*options), small_detector(*options, seed=1)
+    torch.save({"model": model.state_dict()}, tmp_path / "dynamic.pth")
+    space = model.backbone.network.space
+    gates = torch.full((1, len(space.edges)), 0.5)
+    subgraph = common_subgraph(Routes(space, gates, "absent", (64, 64)))
+    weights = extract_subnetwork.static_weights(cfg, str(tmp_path / "dynamic.pth"), subgraph)
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.network.")}
+    assert any(k.startswith("backbone.neck.") for k in kept)
+    for name, value in kept.items():
+        assert torch.equal(weights[name], value), name

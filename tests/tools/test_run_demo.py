@@ -32,7 +32,7 @@ def test_wrong_arguments_are_status_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("job", [run_demo.QUICK, run_demo.FULL], ids=["quick", "full"])
+@pytest.mark.parametrize("job", [*run_demo.QUICK, *run_demo.FULL], ids=lambda job: job.config)
 def test_job_names_a_config_that_exists(job):
     assert (REPOSITORY / job.config).is_file() and job.train > job.val > 0
 
@@ -50,7 +50,7 @@ def test_data_that_the_demo_did_not_make_are_left_alone(tmp_path):
 @pytest.fixture
 def program(tmp_path, monkeypatch):
     """Stands for train_net.py: notes its arguments and exits with ``status``."""
-    found = SimpleNamespace(run=tmp_path / "run", job=run_demo.QUICK)
+    found = SimpleNamespace(run=tmp_path / "run", job=run_demo.QUICK[0])
 
     def write(status=0):
         text = f"import sys\nprint(' '.join(sys.argv[1:]))\nprint('eta: now')\nsys.exit({status})\n"
@@ -110,19 +110,35 @@ def test_failed_training_names_its_log(program):
 def check_output(output):
     """What a finished demo leaves."""
     metrics = json.loads((output / "metrics.json").read_text())
-    assert set(metrics) == {"trained", "untrained"}
+    assert set(metrics) == {"trained", "untrained", "instances"}
     trained, untrained = (metrics[k]["sem_seg/mIoU"] for k in ("trained", "untrained"))
     assert math.isfinite(trained) and trained >= 3 * untrained > 0
-    assert metrics["trained"]["routing/images"] == run_demo.QUICK.val
-    for name in ("easy", "hard"):
-        content = (output / "pictures" / f"{name}.png").read_bytes()
-        assert content.startswith(b"\x89PNG") and len(content) > 5_000
+    assert metrics["trained"]["routing/images"] == run_demo.QUICK[0].val
+    found = metrics["instances"]["trained"]
+    assert found["routing/images"] == run_demo.QUICK[1].val
+    # Weak, for a training of half a minute: Mask R-CNN has begun to find things.
+    assert found["bbox/AP50"] > 1 and found["segm/AP50"] > 1
+    assert metrics["instances"]["untrained"].get("bbox/AP50", 0) < 0.5
+    for folder in (output / "pictures", output / "instances" / "pictures"):
+        for name in ("easy", "hard"):
+            content = (folder / f"{name}.png").read_bytes()
+            assert content.startswith(b"\x89PNG") and len(content) > 5_000
     page = (output / "report.html").read_text(encoding="utf-8")
     for foreign in ("http://", "https://", "<script", 'src="/', "file:"):
         assert foreign not in page, foreign
-    assert page.count("data:image/png;base64,") >= 4
-    for heading in ("Summary", "Training", "Evaluation", "Routes", "Pictures", "Settings"):
-        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/png;base64,") >= 8
+    for heading in (
+        "Summary",
+        "Training",
+        "Evaluation",
+        "Routes",
+        "Clusters",
+        "Pictures",
+        "Settings",
+    ):
+        assert page.count(f"<h3>{heading}</h3>") == 2
+    for job in run_demo.QUICK:
+        assert f"<h2>{job.title}</h2>" in page
     assert "not available" not in page
     assert not [p for p in output.rglob("*") if p.name.endswith(".tmp")]
 
@@ -142,7 +158,7 @@ def test_quick_demo_learns_and_can_be_run_again(tmp_path):
 @pytest.mark.slow
 def test_demo_whose_training_was_killed_is_continued(tmp_path):
     generate = "from dynamic_routing.data.cityscapes import generate_cityscapes as g; import sys; "
-    job = run_demo.QUICK
+    job = run_demo.QUICK[0]
     counts = {"train": job.train, "val": job.val}
     generate += f"g(sys.argv[1], counts={counts}, size={job.size}, seed=1)"
     environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "data")}

@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Run a trained network on images, folders, patterns and videos; write pictures and predictions.
+
+Examples:
+    python demo/demo.py --config-file output/config.yaml --weights output/model_final.pth \\
+        --input street.jpg photos 'more/*.png' drive.mp4 --output predictions --show-routes
+    python demo/demo.py --config-file F --weights W --input photos --output predictions \\
+        --batch-size 8 --no-pictures INPUT.MIN_SIZE_TEST 512
+
+Exit status: 0; 1 if some inputs could not be read; 2 for an error; 130 after Ctrl-C, with the
+results so far. dynamic_routing/engine/prediction_files.py lists what is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+DEBUG_VARIABLE = "DYNAMIC_ROUTING_DEBUG"
+"""Environment variable: if set, user errors come with their traceback."""
+
+
+def say(message: str) -> None:
+    """Print for the user; results go to files."""
+    print(f"demo.py: {message}", file=sys.stderr, flush=True)
+
+
+def quieten() -> None:
+    """Keep what libraries say about themselves out of the way of our own lines."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+    warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
+    for name in ("detectron2", "fvcore"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict on all inputs.
+
+    Raises:
+        ValueError: anything that the user has to mend, in one line.
+        OSError: the output folder cannot be written.
+    """
+    from dynamic_routing.engine.inputs import Source, count_frames, expand_inputs, read_frames
+    from dynamic_routing.engine.prediction_files import PredictionWriter, check_writable
+    from dynamic_routing.engine.prediction_run import Progress, predict_all, summary
+    from dynamic_routing.engine.predictor import Predictor, confidence_overrides
+    from dynamic_routing.evaluation.class_names import predicted_classes
+    from dynamic_routing.modeling import get_config
+    from dynamic_routing.modeling.cost import RouteCosts
+    from dynamic_routing.modeling.meta_arch import RoutingMixin
+
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    cfg = get_config(args.config_file, [*confidence_overrides(args.confidence), *args.opts])
+    classes = predicted_classes(cfg, args.dataset)
+    sources = expand_inputs(args.input, output=args.output)
+    predictor = Predictor(cfg, weights=args.weights)
+    routed = isinstance(predictor.model, RoutingMixin)
+    if args.show_routes and not routed:
+        raise ValueError(f"--show-routes: {cfg.MODEL.META_ARCHITECTURE} takes no routes")
+    check_writable(args.output)
+    broken: list[Source] = []
+
+    def skip(source: Source, reason: str) -> None:
+        """Report a source that cannot be read."""
+        broken.append(source)
+        say(reason)
+
+    writer = PredictionWriter(
+        args.output,
+        classes=classes,
+        cost=RouteCosts(predictor.model) if routed else None,
+        pictures=not args.no_pictures,
+        show_routes=args.show_routes,
+    )
+    progress = Progress(count_frames(sources), say=say)
+    try:
+        with writer:
+            frames = read_frames(sources, on_broken=skip)
+            predict_all(predictor, frames, writer, batch_size=args.batch_size, progress=progress)
+    except KeyboardInterrupt:
+        say(f"interrupted; {summary(writer.records)}, in {args.output}")
+        return 130
+    say(f"{summary(writer.records)}, in {args.output}")
+    if broken:
+        say(f"{len(broken)} of {len(sources)} inputs could not be read")
+    return 1 if broken else 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    add = parser.add_argument
+    add("--config-file", type=Path, required=True, metavar="FILE")
+    add("--weights", metavar="W", help="checkpoint; default: MODEL.WEIGHTS of the config")
+    add("--input", nargs="+", required=True, help="images, folders, patterns, videos")
+    add("--output", type=Path, required=True, metavar="DIR")
+    add("--batch-size", type=int, default=1, metavar="N", help="images a forward; default: 1")
+    add("--confidence", type=float, default=0.5, help="least score of an instance; default: 0.5")
+    add("--show-routes", action="store_true", help="draw each route below its picture")
+    add("--no-pictures", action="store_true", help="write predictions and routes only")
+    add("--dataset", metavar="NAME", help="class names; default: the first of DATASETS.TEST")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config keys, after the other arguments")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, and turn errors into one line."""
+    args = parse(argv)
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        say("interrupted before the first image")
+        return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        say(f"error: {error}")
+        return 2
+
+
+if __name__ == "__main__":
+    quieten()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a killed run keeps its results
+    sys.exit(main())

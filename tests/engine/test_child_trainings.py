@@ -1,0 +1,67 @@
+"""Trainings as child processes: how they are called, what is told of them, how they end."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from dynamic_routing.engine.child_trainings import CONSOLE, ChildTrainings, last_line
+
+PROGRAM = """
+import sys, time
+print(" ".join(sys.argv[1:]), flush=True)
+if "fail" in sys.argv:
+    print("it is too dark", flush=True)
+    sys.exit(3)
+while "wait" in sys.argv:
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def trainings(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    return ChildTrainings(program, tmp_path / "c.yaml", folders=tmp_path / "runs", jobs=2)
+
+
+def test_each_gets_its_overrides_and_its_folder(trainings, tmp_path):
+    ended = list(trainings.run({"a": ["KEY", "1"], "b": []}))
+    assert {e.name: e.problem for e in ended} == {"a": "", "b": ""}
+    assert all(e.seconds > 0 for e in ended)
+    console = (tmp_path / "runs" / "a" / CONSOLE).read_text()
+    folder = tmp_path / "runs" / "a"
+    assert console == f"--config-file {tmp_path}/c.yaml --resume KEY 1 OUTPUT_DIR {folder}\n"
+
+
+def test_failure_is_its_status_and_last_line(trainings):
+    problems = {e.name: e.problem for e in trainings.run({"a": ["fail"], "b": []})}
+    assert problems == {"a": "status 3: it is too dark", "b": ""}
+
+
+def test_console_is_appended_to(trainings, tmp_path):
+    for _ in range(2):
+        list(trainings.run({"a": []}))
+    assert len((tmp_path / "runs" / "a" / CONSOLE).read_text().splitlines()) == 2
+
+
+def test_leaving_early_ends_the_rest_and_starts_no_more(trainings, tmp_path):
+    start = time.monotonic()
+    running = trainings.run({"a": [], "b": ["wait"], "c": ["wait"], "d": ["wait"]})
+    assert next(running).name == "a"
+    running.close()
+    assert time.monotonic() - start < 30
+    assert not (tmp_path / "runs" / "d" / CONSOLE).exists()
+
+
+def test_no_jobs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="--jobs must be at least 1, got 0"):
+        ChildTrainings(tmp_path, tmp_path, folders=tmp_path, jobs=0)
+
+
+def test_last_line_skips_blank_ones(tmp_path):
+    (tmp_path / "log").write_bytes(b"one\ntwo \xff\n \n\n")
+    assert last_line(tmp_path / "log") == "two \ufffd"
+    (tmp_path / "log").write_bytes(b"")
+    assert last_line(tmp_path / "log") == "it printed nothing"
