@@ -58,27 +58,30 @@ def read_training_log(path: str | Path) -> TrainingLog:
     """Read ``metrics.json``: one JSON object a line, as Detectron2's JSONWriter appends them.
 
     A line that was cut short is skipped, wherever it stands (a resumed run appends to it). Lines of
-    the same iteration are merged, the last one wins. Where the iterations go back, a run was
-    resumed, and what the earlier run wrote from there on is dropped.
+    the same iteration are merged, the last one wins. Quantities that are logged rarely come in
+    lines of their own, behind those of later iterations. Where the iterations of the total loss go
+    back, a run was resumed, and what the earlier run wrote from there on is dropped.
 
     Raises:
         OSError: there is no such file.
         ValueError: it has no line with an iteration.
     """
     rows: dict[int, dict[str, float]] = {}
-    skipped = 0
+    skipped, newest = 0, -1
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         scalars = _scalars(line)
         if scalars is None:
             skipped += bool(line.strip())
             continue
         iteration = int(scalars.pop("iteration"))
-        if rows and iteration < next(reversed(rows)):
-            rows = {i: row for i, row in rows.items() if i <= iteration}
+        if TOTAL_LOSS in scalars:
+            if iteration < newest:
+                rows = {i: row for i, row in rows.items() if i <= iteration}
+            newest = iteration
         rows.setdefault(iteration, {}).update(scalars)
     if not rows:
         raise ValueError(f"{path} has no line with an iteration ({skipped} lines skipped)")
-    return TrainingLog(rows, skipped)
+    return TrainingLog(dict(sorted(rows.items())), skipped)
 
 
 def _scalars(line: str) -> dict[str, float] | None:

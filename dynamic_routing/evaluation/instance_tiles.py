@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode, Instances
-from detectron2.utils.visualizer import Visualizer
+from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.visualizer import GenericMask
 
 SHOWN_SCORE = 0.5
 """Detections with a lower score are not drawn."""
-
-DRAWN_WIDTH = 1024
-"""Width in pixels to which smaller images are enlarged, so that labels are legible."""
 
 
 def instance_tiles(
     image: np.ndarray, record: dict[str, Any], found: Instances, dataset_name: str
 ) -> dict[str, np.ndarray]:
-    """Prediction and truth of one image, as pictures of one size.
+    """Prediction and truth of one image, as pictures of one size, large enough to be read.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -28,19 +27,49 @@ def instance_tiles(
         dataset_name: a registered data set with ``thing_classes``.
 
     Returns:
-        "prediction" and "truth", (H', W', 3) uint8 RGB, at least :data:`DRAWN_WIDTH` wide.
+        "prediction" and "truth", (H', W', 3) uint8 RGB.
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    scale = max(1.0, DRAWN_WIDTH / image.shape[1])
+    names = list(MetadataCatalog.get(dataset_name).thing_classes)
     kept = found[found.scores >= SHOWN_SCORE].to("cpu")
-    predicted = Visualizer(image, metadata, scale=scale).draw_instance_predictions(kept)
-    # Crowds have no class of their own to draw; Detectron2's visualiser wants absolute boxes.
-    annotations = [
-        {**a, "bbox": BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS),
-         "bbox_mode": BoxMode.XYXY_ABS}
-        for a in record.get("annotations", [])
-    ]  # fmt: skip
-    truth = Visualizer(image, metadata, scale=scale).draw_dataset_dict(
-        {**record, "annotations": annotations}
+    truth = true_instances(record.get("annotations", []), image.shape[0], image.shape[1])
+    return {
+        "prediction": _drawn(image, kept, names, dataset_name),
+        "truth": _drawn(image, truth, names, dataset_name),
+    }
+
+
+def true_instances(annotations: list[dict[str, Any]], height: int, width: int) -> Instances:
+    """Annotations of one image in the form of a prediction, with score 1."""
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    instances = Instances(
+        (height, width),
+        pred_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
+        scores=torch.ones(len(annotations)),
+        pred_classes=torch.tensor([a["category_id"] for a in annotations], dtype=torch.long),
     )
-    return {"prediction": predicted.get_image(), "truth": truth.get_image()}
+    if annotations and all("segmentation" in a for a in annotations):
+        masks = [GenericMask(a["segmentation"], height, width).mask for a in annotations]
+        instances.pred_masks = torch.from_numpy(np.stack(masks)).bool()
+    return instances
+
+
+def _drawn(
+    image: np.ndarray, instances: Instances, names: list[str], dataset_name: str
+) -> np.ndarray:
+    """The enlarged image with boxes, masks and class names."""
+    from dynamic_routing.evaluation.prediction_pictures import (  # which imports our neighbour
+        LegibleVisualizer,
+        display_size,
+        resized_instances,
+    )
+
+    height, width = display_size(image.shape[0], image.shape[1])
+    canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    large = resized_instances(instances, height, width)
+    visualizer = LegibleVisualizer(canvas, MetadataCatalog.get(dataset_name))
+    drawn = visualizer.overlay_instances(
+        boxes=large.pred_boxes,
+        labels=[names[i] for i in large.pred_classes.tolist()],
+        masks=large.pred_masks.numpy() if large.has("pred_masks") and len(large) else None,
+    )
+    return drawn.get_image()

@@ -77,6 +77,7 @@ class VisualNetwork(nn.Module):
         gate = GateSpec(FIXED) if told else GateSpec(bias_init=GATE_BIAS)
         stem = StemSpec(middle_channels=STEM_CHANNELS, padding=1)
         self.backbone = RoutingNetwork(space, width=WIDTH, gate=gate, stem=stem)
+        self.backbone.skip_closed = False  # its decisions are data, which vmap does not allow
         channels = [WIDTH << scale for scale in range(SCALES)]
         self.head = SegmentationDecoder(channels, CLASSES, norm=nn.BatchNorm2d)
         # Counted before the oracle's tables come in: like fixed gates they cost nothing.

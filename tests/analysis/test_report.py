@@ -181,6 +181,16 @@ def test_log_survives_a_cut_line_and_a_resumed_run(tmp_path):
     assert log.names == ("total_loss", "sem_seg/mIoU")
 
 
+def test_rare_quantities_stand_behind_later_iterations(tmp_path):
+    lines = [
+        json.dumps({"iteration": 19, "total_loss": 3.0}), json.dumps({"iteration": 0, "x": 1.0}),
+        json.dumps({"iteration": 39, "total_loss": 2.0}), json.dumps({"iteration": 20, "x": 2.0}),
+    ]  # fmt: skip
+    log = log_of(tmp_path, "\n".join(lines))
+    assert log.series("total_loss").iterations == (19, 39)
+    assert log.series("x").iterations == (0, 20) and list(log.rows) == [0, 19, 20, 39]
+
+
 def test_last_line_of_an_iteration_wins(tmp_path):
     log = log_of(tmp_path, '{"iteration": 5, "lr": 1}\n\n{"iteration": 5, "lr": 2}\n')
     assert log.rows == {5: {"lr": 2.0}} and log.skipped_lines == 0
