@@ -182,7 +182,7 @@ def test_divdr_leaf_has_its_loss_budget_and_schedule(file):
     ).activation_dim
     assert loss.centres.shape == (clusters, dim)
     assert quick or dim == (183 if node.SPACE.NUM_LAYERS == 16 else 198)
-    assert (loss.weight, loss.margin, loss.norm_power) == (0.1, 1.0, 1)
+    assert (loss.weight, loss.margin, loss.norm_power) == (0.3, 1.0, 1)
 
 
 def test_divdr_has_a_and_raw_with_2_3_and_4_clusters_for_every_task():

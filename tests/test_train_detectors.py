@@ -66,7 +66,7 @@ def test_detector_learns_and_its_ap_is_that_of_pycocotools(data, tmp_path, confi
         ap, ap50 = by_hand(data, tmp_path, task)
         assert results[task]["AP"] == pytest.approx(ap, abs=1e-9)
         assert results[task]["AP50"] == pytest.approx(ap50, abs=1e-9)
-        assert ap50 > 0.5  # untrained: below 0.01; the long configs reach 70
+        assert ap50 > 0.5  # measured 1.5 to 3.8; untrained: below 0.01; the long configs reach 70
     routing = results["routing"]
     assert routing["images"] == IMAGES and routing["ms_avg"] > 0
     assert routing["gmacs_min"] <= routing["gmacs_avg"] <= routing["gmacs_max"]

@@ -138,9 +138,9 @@ def test_other_data_are_another_sweep(study, monkeypatch):
 
 
 def test_one_at_a_time_shares_runs_with_the_grid(study):
-    assert call(study, f"{MARGIN}=0,1", f"{WEIGHT}=0.1,0.5", "--one-at-a-time") == 0
+    assert call(study, f"{MARGIN}=0,1", f"{WEIGHT}=0.3,0.5", "--one-at-a-time") == 0
     assert len(calls(study)) == 3
-    assert call(study, f"{MARGIN}=0,1", f"{WEIGHT}=0.1,0.5") == 0
+    assert call(study, f"{MARGIN}=0,1", f"{WEIGHT}=0.3,0.5") == 0
     assert len(calls(study)) == 4
 
 
