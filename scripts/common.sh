@@ -181,7 +181,7 @@ install_all() {
   quiet_step "installing PyTorch (several GB)" "${pip[@]}" torch torchvision setuptools wheel
   "$PY" "$installer" --list-requirements >"$needs"
   quiet_step "installing the project and its requirements" \
-    "${pip[@]}" --no-build-isolation -r "$needs" -e "$ROOT[dev,cityscapes]"
+    "${pip[@]}" --no-build-isolation -r "$needs" -e "$ROOT[dev,cityscapes,export]"
   quiet_step "installing Detectron2" "$PY" "$installer" --no-requirements
   say "  $(last_output | tail -n 1)"
   wanted_stamp >"$STAMP.new"

@@ -102,6 +102,9 @@ LIBRARIES = (
     Library("setuptools", "pkg_resources", label="setuptools (pkg_resources)"),
     Library("cityscapesscripts", "cityscapesscripts", extra="cityscapes"),
     Library("shapely", "shapely", extra="cityscapes"),
+    Library("onnx", "onnx", extra="export"),
+    Library("onnxscript", "onnxscript", extra="export"),
+    Library("onnxruntime", "onnxruntime", extra="export"),
     Library("pytest", "pytest", extra="dev"),
     Library("pytest-xdist", "xdist", extra="dev"),
     Library("hypothesis", "hypothesis", extra="dev"),
@@ -222,7 +225,7 @@ def check_project() -> Piece:
     found = version_of("dynamic_routing")
     if found:
         return Piece("dynamic_routing", found, "", "ok")
-    fix = "pip install -c constraints.txt -e '.[dev,cityscapes]'"
+    fix = "pip install -c constraints.txt -e '.[dev,cityscapes,export]'"
     return Piece("dynamic_routing", "", "", "missing", fix)
 
 

@@ -121,19 +121,21 @@ def _problems(name: str) -> Iterator[str]:
             yield str(error).removeprefix(f"data set {name!r}: ")
         return
     missing = list(_missing_paths(metadata))
-    yield from missing
-    if missing:
-        return
+    yield from missing or _content_problems(name, metadata)
+
+
+def _content_problems(name: str, metadata: Metadata) -> Iterator[str]:
+    """What is wrong with a data set whose paths are there, by its layout."""
     if is_classification(name):
-        yield from _image_folder_problems(name)
-    elif name.startswith("cityscapes_fine_") and metadata.get("gt_dir"):
-        yield from _cityscapes_problems(name, metadata)
-    elif metadata.get("voc_root"):
-        yield from _voc_problems(Path(metadata.voc_root), name)
-    elif has_coco_file(metadata):
-        yield from _coco_problems(name, metadata)
-    elif not metadata.get("json_file") and not DatasetCatalog.get(name):
-        yield "is empty"
+        return _image_folder_problems(name)
+    if name.startswith("cityscapes_fine_") and metadata.get("gt_dir"):
+        return _cityscapes_problems(name, metadata)
+    if metadata.get("voc_root"):
+        return _voc_problems(Path(metadata.voc_root), name)
+    if has_coco_file(metadata):
+        return _coco_problems(name, metadata)
+    empty = not metadata.get("json_file") and not DatasetCatalog.get(name)
+    return iter(["is empty"] if empty else [])
 
 
 def has_coco_file(metadata: Metadata) -> bool:

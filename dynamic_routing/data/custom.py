@@ -35,7 +35,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from .catalog import datasets_root, describe_root
 from .coco_checks import coco_problems, coco_report, described
-from .custom_files import check_label_sample, list_pairs
+from .custom_files import check_label_sample, list_pairs, load_custom_sem_seg
 from .image_folder import class_folders, load_image_folder, register_image_folder
 
 IGNORE_LABEL = 255
@@ -292,19 +292,3 @@ def _register(entry: dict[str, Any], classes: list[str]) -> None:
     )
     if "colors" in entry:
         MetadataCatalog.get(name).set(stuff_colors=[tuple(c) for c in entry["colors"]])
-
-
-def load_custom_sem_seg(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Read an entry in Detectron2's standard form: file_name, sem_seg_file_name, image_id, sorted.
-
-    Raises:
-        ValueError: if images and labels do not match.
-    """
-    return [
-        {
-            "file_name": str(pair.image),
-            "sem_seg_file_name": str(pair.label),
-            "image_id": pair.key,
-        }
-        for pair in list_pairs(entry)
-    ]

@@ -122,3 +122,19 @@ def check_label_sample(
                 f"data set {name!r}: {pair.label} is {labels.shape}, but {pair.image} is "
                 f"{size} (height, width)"
             )
+
+
+def load_custom_sem_seg(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read an entry in Detectron2's standard form: file_name, sem_seg_file_name, image_id, sorted.
+
+    Raises:
+        ValueError: if images and labels do not match.
+    """
+    return [
+        {
+            "file_name": str(pair.image),
+            "sem_seg_file_name": str(pair.label),
+            "image_id": pair.key,
+        }
+        for pair in list_pairs(entry)
+    ]

@@ -98,13 +98,19 @@ def _problems(cfg: CfgNode, name: str) -> Iterator[str]:
     elif is_sem_seg(name) or issubclass(architecture, SemanticSegmentor):
         yield from _label_problems(cfg, name)
     elif issubclass(architecture, LEARN_BOXES):
-        yield from _box_problems(cfg, name, retina=issubclass(architecture, RetinaNet))
-        if issubclass(architecture, PanopticFPN):
-            yield from _label_problems(cfg, name)
-        elif issubclass(architecture, GeneralizedRCNN) and cfg.MODEL.KEYPOINT_ON:
-            yield from _keypoint_problems(cfg, name)
-        if has_coco_file(metadata):
-            yield from _annotation_problems(cfg, name)
+        yield from _detection_problems(cfg, name, architecture)
+
+
+def _detection_problems(cfg: CfgNode, name: str, architecture: type) -> Iterator[str]:
+    """Boxes, and what else a detector may learn, against its heads."""
+    metadata = MetadataCatalog.get(name)
+    yield from _box_problems(cfg, name, retina=issubclass(architecture, RetinaNet))
+    if issubclass(architecture, PanopticFPN):
+        yield from _label_problems(cfg, name)
+    elif issubclass(architecture, GeneralizedRCNN) and cfg.MODEL.KEYPOINT_ON:
+        yield from _keypoint_problems(cfg, name)
+    if has_coco_file(metadata):
+        yield from _annotation_problems(cfg, name)
 
 
 def _lacking(architecture: type, metadata: Metadata) -> str:

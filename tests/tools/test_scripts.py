@@ -108,7 +108,7 @@ def test_the_first_run_installs_and_the_second_does_not(clone):
     assert status == 0 and re.fullmatch(r"OK in \d+ m \d+ s", lines[-1])
     torch, rest = clone.pip_calls()
     assert "torch" in torch
-    assert rest[-1] == f"{clone.root}[dev,cityscapes]"
+    assert rest[-1] == f"{clone.root}[dev,cityscapes,export]"
     status, lines = clone.run("demo.sh")
     assert status == 0 and not clone.pip_calls()
 
@@ -122,7 +122,7 @@ def test_new_pins_are_installed(installed):
 def test_a_moved_clone_is_installed_again(installed, tmp_path):
     installed.root = installed.root.rename(tmp_path / "moved here")
     assert installed.run("test.sh")[0] == 0
-    assert installed.pip_calls()[-1][-1] == f"{tmp_path / 'moved here'}[dev,cityscapes]"
+    assert installed.pip_calls()[-1][-1] == f"{tmp_path / 'moved here'}[dev,cityscapes,export]"
 
 
 @pytest.mark.parametrize(
