@@ -100,7 +100,7 @@ def test_pickles_do_not_run(tmp_path, suffix, protocol):
         torch.save(data, path)
     else:
         path.write_bytes(pickle.dumps(data))
-    with pytest.raises(CheckpointError, match="tools/convert_weights.py IN OUT --trust"):
+    with pytest.raises(CheckpointError, match="convert_weights.py IN OUT --config-file F --trust"):
         read_weights(path)
     assert not (tmp_path / "ran").exists()
 
@@ -122,6 +122,33 @@ def test_damaged_safetensors_are_one_line(tmp_path, header):
     path.write_bytes(struct.pack("<Q", len(header) + 50) + header)
     with pytest.raises(CheckpointError) as info:
         read_weights(path)
+    assert "\n" not in str(info.value)
+
+
+ODD = {
+    "no dict": ([torch.zeros(1)], "holds list, not a dict"),
+    "no tensors": ({"model": None}, "holds NoneType"),
+    "number": ({"model": {"a": 1}}, "a is no tensor but int"),
+    "name": ({1: torch.zeros(1)}, "tensors need names, got 1"),
+    "sparse": ({"a": torch.eye(2).to_sparse()}, "a is no dense tensor|weights_only"),
+    "complex": ({"a": torch.zeros(1, dtype=torch.complex64)}, "a is no dense tensor of real numbers"),
+    "rules": ({"model": {}, "routing": {"backbone.network": 3}}, "must hold rules by network"),
+}
+
+
+@pytest.mark.parametrize(("content", "text"), ODD.values(), ids=list(ODD))
+def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path, content, text):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=text) as info:
+        RoutingCheckpointer(torch.nn.Linear(1, 1)).load(str(tmp_path / "odd.pth"))
+    assert "\n" not in str(info.value) and "odd.pth" in str(info.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 no archive"])
+def test_damaged_checkpoint_is_one_line_with_the_kind_of_error(tmp_path, content):
+    (tmp_path / "damaged.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"cannot be read: \w+Error") as info:
+        read_weights(tmp_path / "damaged.pth")
     assert "\n" not in str(info.value)
 
 

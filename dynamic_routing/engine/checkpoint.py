@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 from dynamic_routing.engine.weight_files import CheckpointError, read_weights
 from dynamic_routing.files import atomic_file, write_atomically
-from dynamic_routing.modeling.released_weights import from_released, is_released
+from dynamic_routing.modeling.released_weights import (
+    ReleasedWeightsError,
+    from_released,
+    is_released,
+)
 from dynamic_routing.routing import RoutingNetwork
 
 SHOWN = 10
@@ -154,7 +158,10 @@ class RoutingCheckpointer(DetectionCheckpointer):
 
     def _translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights of the released code under our names, and a word about it."""
-        translated = from_released(state)
+        try:
+            translated = from_released(state)
+        except ReleasedWeightsError as error:
+            raise CheckpointError(str(error)) from None
         self.logger.info(
             "these are weights of the released Dynamic Routing code: %d tensors renamed, gate "
             "outputs reordered",

@@ -8,10 +8,13 @@ unless the caller says that he trusts it.
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +27,7 @@ SUFFIXES = (".pth", SAFETENSORS)
 PICKLES = (".pkl", ".pickle", ".pt", ".bin", ".ckpt", ".pyth")
 """What else weights are called; read only by a caller who trusts them."""
 
-CONVERT = "tools/convert_weights.py IN OUT --trust"
+CONVERT = "tools/convert_weights.py IN OUT --config-file F --trust"
 """The command that turns a pickle into a file without code, running what it holds."""
 
 _ROUTING = "routing"
@@ -62,13 +65,31 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
 
 
 def _load(path: Path, *, trust: bool) -> Any:
-    """torch.load, with one line for whatever it raises."""
+    """Any pickle if it is trusted, else tensors and plain Python; one line for whatever fails."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust)
+        return (
+            _load_trusted(path)
+            if trust
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
-        reason = str(error).split("\n", 1)[0]
         hint = "" if trust else f" (a pickle of a source you trust: {CONVERT})"
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from None
+        raise CheckpointError(f"checkpoint {path} cannot be read: {_reason(error)}{hint}") from None
+
+
+def _load_trusted(path: Path) -> Any:
+    """What torch.save wrote, or a plain pickle such as those of Detectron2's model zoo."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            content = pickle.load(file, encoding="latin1")  # as Detectron2 reads its own
+        if not isinstance(content, int):  # else the number that torch.save began with before 1.6
+            return content
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
+def _reason(error: Exception) -> str:
+    """Kind and first line of an error; some of torch's say nothing without their kind."""
+    return f"{type(error).__name__} {error}".split("\n", 1)[0].strip()
 
 
 def _with_model(loaded: Any, path: Path) -> dict[str, Any]:
@@ -79,7 +100,37 @@ def _with_model(loaded: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content["model"], Mapping):
         kind = type(content["model"]).__name__
         raise CheckpointError(f'checkpoint {path}: "model" holds {kind}, not tensors by name')
-    return content
+    try:
+        state = {_name(name): _tensor(name, value) for name, value in content["model"].items()}
+        return {**content, "model": state, **_rules(content)}
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from None
+
+
+def _name(name: Any) -> str:
+    """A tensor's name."""
+    if not isinstance(name, str):
+        raise ValueError(f"tensors need names, got {name!r}")
+    return name
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """A dense tensor of real numbers."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
+        value = torch.from_numpy(np.array(value))
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is no tensor but {type(value).__name__}")
+    if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+        raise ValueError(f"{name} is no dense tensor of real numbers: {value.dtype} {value.layout}")
+    return value
+
+
+def _rules(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The description of routing networks, if there is one."""
+    rules = content.get(_ROUTING, {})
+    if not isinstance(rules, dict) or not all(isinstance(v, dict) for v in rules.values()):
+        raise ValueError(f'"{_ROUTING}" must hold rules by network')
+    return {_ROUTING: rules} if rules else {}
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -89,11 +140,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             described = (file.metadata() or {}).get(_ROUTING, "{}")
             content: dict[str, Any] = {"model": {k: file.get_tensor(k) for k in file.keys()}}  # noqa: SIM118
-        routing = json.loads(described)
+        content[_ROUTING] = json.loads(described)
     except Exception as error:  # its own error type for damaged files, JSON's for the description
-        reason = str(error).split("\n", 1)[0]
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from None
-    return {**content, _ROUTING: routing} if routing else content
+        raise CheckpointError(f"checkpoint {path} cannot be read: {_reason(error)}") from None
+    return _with_model(content, path)
 
 
 def write_weights(

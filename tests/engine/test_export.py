@@ -193,7 +193,7 @@ def check_file(path, model, module_names, *, batch: int):
 @pytest.mark.parametrize(
     ("overrides", "form", "names"),
     [
-        (TINY, "masked", ("scores", "gates")),
+        pytest.param(TINY, "masked", ("scores", "gates"), marks=pytest.mark.slow),
         pytest.param(FIXED, "static", ("scores", "gates"), marks=pytest.mark.slow),
         pytest.param(SUBGRAPH + FIXED, "static", ("scores", "gates"), marks=pytest.mark.slow),
         pytest.param(CLASSIFIER + TINY, "masked", ("scores", "gates"), marks=pytest.mark.slow),

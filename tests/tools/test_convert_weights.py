@@ -172,11 +172,34 @@ def test_pickle_is_refused_with_the_way_and_converted_knowingly(tmp_path, capsys
     path, ran = tmp_path / "evil.pkl", tmp_path / "ran"
     torch.save({"model": state, "extra": Witness(ran)}, path)
     assert convert(path, tmp_path / "ours.pth") == 2
-    assert "tools/convert_weights.py IN OUT --trust" in capsys.readouterr().err
+    assert "tools/convert_weights.py IN OUT --config-file F --trust" in capsys.readouterr().err
     assert not ran.exists()
     assert convert(path, tmp_path / "ours.pth", "--trust") == 0
     assert ran.exists()
     load(tmp_path / "ours.pth", strict=True)
+
+
+def test_plain_pickle_of_arrays_is_converted_knowingly(tmp_path, capsys):
+    wanted = small_model(seed=1).state_dict()
+    path = tmp_path / "zoo.pkl"  # as in Detectron2's model zoo
+    path.write_bytes(pickle.dumps({"model": {k: x.numpy() for k, x in wanted.items()}}))
+    assert convert(path, tmp_path / "ours.pth", "--trust") == 0
+    found = load(tmp_path / "ours.pth", strict=True).state_dict()
+    assert all(torch.equal(x, found[k]) for k, x in wanted.items())
+
+
+def test_files_of_old_torch_are_converted_knowingly(tmp_path):
+    wanted = small_model(seed=1).state_dict()
+    path = tmp_path / "old.pkl"
+    torch.save(wanted, path, _use_new_zipfile_serialization=False)
+    assert convert(path, tmp_path / "ours.pth", "--trust") == 0
+    assert all(torch.equal(x, wanted[k]) for k, x in state_of(tmp_path / "ours.pth").items())
+
+
+def test_unknown_released_names_are_a_checkpoint_error(tmp_path):
+    source = released(tmp_path, change=lambda state: state.update(extra=torch.zeros(1)))
+    with pytest.raises(CheckpointError, match="1 tensors have a name that the released code"):
+        load(source)
 
 
 def test_output_of_another_kind_is_refused(tmp_path, capsys):
