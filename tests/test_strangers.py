@@ -131,7 +131,10 @@ ODD = {
     "number": ({"model": {"a": 1}}, "a is no tensor but int"),
     "name": ({1: torch.zeros(1)}, "tensors need names, got 1"),
     "sparse": ({"a": torch.eye(2).to_sparse()}, "a is no dense tensor|weights_only"),
-    "complex": ({"a": torch.zeros(1, dtype=torch.complex64)}, "a is no dense tensor of real numbers"),
+    "complex": (
+        {"a": torch.zeros(1, dtype=torch.complex64)},
+        "a is no dense tensor of real numbers",
+    ),
     "rules": ({"model": {}, "routing": {"backbone.network": 3}}, "must hold rules by network"),
 }
 
