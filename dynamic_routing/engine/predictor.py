@@ -77,7 +77,7 @@ class Predictor:
                 "whole images: build it with dynamic_routing.load_pretrained"
             )
         RoutingCheckpointer(self.model, strict=True).load(weights)
-        self._prepared = prepare_model(self.model)
+        self._prepared = prepare_model(self.model, graphs=cfg.MODEL.DYNAMIC_ROUTING.CUDA_GRAPHS)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:

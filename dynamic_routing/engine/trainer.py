@@ -170,7 +170,7 @@ class Trainer(DefaultTrainer):
         if evaluators is None:
             names = cfg.DATASETS.TEST
             evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
-        model = prepare_model(bare)
+        model = prepare_model(bare, graphs=cfg.MODEL.DYNAMIC_ROUTING.CUDA_GRAPHS)
         if cfg.TEST.AUG.ENABLED:
             model = with_test_time_augmentation(cfg, model)
         return super().test(cfg, model, evaluators)

@@ -65,6 +65,9 @@ def _add_model_keys(cfg: CfgNode) -> None:
     # Whether training leaves out cells and edges that no image of the batch opens: the same losses
     # and gradients in less time and memory. Running statistics of norms that are left out stay.
     node.SKIP_CLOSED = True
+    # Whether evaluation and prediction run single images from recorded CUDA graphs; without effect
+    # on a CPU.
+    node.CUDA_GRAPHS = False
 
     node.GATE = CfgNode()
     # max_tanh, sigmoid, softmax, or fixed for no gate at all (DR20, Table 3).

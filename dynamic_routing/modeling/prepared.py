@@ -17,7 +17,7 @@ from dynamic_routing.routing.folding import FoldedConv, folded_weights, is_folda
 from dynamic_routing.routing.prepared_decoder import PreparedDecoder
 
 
-def prepare_model(model: nn.Module) -> nn.Module:
+def prepare_model(model: nn.Module, *, graphs: bool = False) -> nn.Module:
     """A copy of a Detectron2 model that evaluates fast; the model itself is left as it is.
 
     Routing networks, segmentation decoders and projections to one width are replaced by prepared
@@ -25,18 +25,20 @@ def prepare_model(model: nn.Module) -> nn.Module:
 
     Args:
         model: any model, not wrapped. One without a routing network is returned as it is.
+        graphs: whether single images run from CUDA graphs where the model is on a GPU.
     """
-    replaced = {id(m): _prepared(m) for m in model.modules()}
+    graphs = graphs and next(model.parameters()).is_cuda
+    replaced = {id(m): _prepared(m, graphs=graphs) for m in model.modules()}
     memo = {key: part for key, part in replaced.items() if part is not None}
     if not any(isinstance(m, RoutingNetwork) for m in model.modules()):
         return model
     return copy.deepcopy(model, memo).eval()
 
 
-def _prepared(module: nn.Module) -> nn.Module | None:
+def _prepared(module: nn.Module, *, graphs: bool) -> nn.Module | None:
     """The prepared form of a module, if it has one."""
     if isinstance(module, RoutingNetwork):
-        return prepare_for_inference(module)
+        return prepare_for_inference(module, graphs=graphs)
     if isinstance(module, SegmentationDecoder):
         return PreparedDecoder(module)
     if type(module) is ProjectionNeck and _is_lean(module):

@@ -9,8 +9,8 @@ that only infers, with norms folded, and that runs a layer at a time:
 
 A node is absent, reached by zeros only, or has data; zeros are made only where something computes
 on them. On a CPU the images of a batch run one after the other (``run_image.py``); elsewhere those
-that share a cell run there together (``run_grouped.py``). Either way an image's result is the one
-that it has alone.
+that share a cell run there together (``run_grouped.py``). A single image can be run from recorded
+CUDA graphs (``run_graphed.py``). Either way an image's result is the one that it has alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dynamic_routing.routing.gates import at_least_float32
 from dynamic_routing.routing.network import RoutingNetwork, cell_name, check_images
 from dynamic_routing.routing.prepared import PreparedCell, Step, plan
 from dynamic_routing.routing.routes import RoutedModule, Routes, RoutingOutput
+from dynamic_routing.routing.run_graphed import GraphedRunner
 from dynamic_routing.routing.run_grouped import GroupedRun, run_grouped
 from dynamic_routing.routing.run_image import ImageRun, run_image
 from dynamic_routing.routing.space import STEM_STRIDE, Node
@@ -38,15 +39,20 @@ class PreparedNetwork(RoutedModule):
         network: the trained network; it is left as it is.
         grouped: whether the images of a batch that share a cell run there together; None: on
             every device but the CPU, where image by image is faster.
+        graphs: whether a batch of one image runs from recorded CUDA graphs. On a CPU the same
+            code runs without recording anything, which is slower than without.
     """
 
-    def __init__(self, network: RoutingNetwork, *, grouped: bool | None = None) -> None:
+    def __init__(
+        self, network: RoutingNetwork, *, grouped: bool | None = None, graphs: bool = False
+    ) -> None:
         super().__init__()
         self.space = network.space
         self.width = network.width
         self.unreached = network.unreached
         self.image_channels = network.image_channels
         self.grouped = grouped
+        self.graphed = GraphedRunner() if graphs else None
         self.static = is_static(network)
         self.stem = fold(network.stem)
         nodes = network.space.nodes
@@ -66,6 +72,11 @@ class PreparedNetwork(RoutedModule):
     def dtype(self) -> torch.dtype:
         """Data type of the weights."""
         return next(self.stem.buffers()).dtype
+
+    @property
+    def gate_dtype(self) -> torch.dtype:
+        """Data type of the gates."""
+        return at_least_float32(self.dtype)
 
     def zeros(self, images: Tensor, scale: int, count: int) -> Tensor:
         """What stands for ``count`` inputs or outputs of ``scale`` at which nothing arrived."""
@@ -88,29 +99,42 @@ class PreparedNetwork(RoutedModule):
         if self.training:
             raise ValueError("a prepared network only infers: train the network it was made from")
         check_images(self.space, images)
-        grouped = images.device.type != "cpu" if self.grouped is None else self.grouped
-        runs: list[ImageRun] | list[GroupedRun]
-        if grouped and len(images) > 1:
-            runs = [run_grouped(self, images)]
-        else:
-            runs = [run_image(self, images[n : n + 1]) for n in range(len(images))]
+        runs = self._runs(images)
         features, present = {}, {}
         for scale in self.space.scales:
             maps = [run.map(scale, self, images) for run in runs]
             features[scale] = maps[0] if len(maps) == 1 else torch.cat(maps)
             present[scale] = tuple(here for run in runs for here in run.present(scale))
         rows = [row for run in runs for row in run.gates]
-        gates = torch.tensor(rows, dtype=at_least_float32(self.dtype), device=images.device)
+        gates = torch.tensor(rows, dtype=self.gate_dtype, device=images.device)
         size = (images.shape[-2], images.shape[-1])
         return RoutingOutput(features, Routes(self.space, gates, self.unreached, size), present)
 
+    def _runs(self, images: Tensor) -> list[ImageRun] | list[GroupedRun]:
+        """The images in the way that suits device and batch."""
+        if len(images) == 1 and self.graphed is not None and self._recordable(images):
+            return [self.graphed.run(self, images)]
+        grouped = images.device.type != "cpu" if self.grouped is None else self.grouped
+        if grouped and len(images) > 1:
+            return [run_grouped(self, images)]
+        return [run_image(self, images[n : n + 1]) for n in range(len(images))]
 
-def prepare_for_inference(module: nn.Module, *, grouped: bool | None = None) -> PreparedNetwork:
+    def _recordable(self, images: Tensor) -> bool:
+        """Whether nothing but device tensors decides what a layer's kernels compute."""
+        gates = (cell.gate for cell in self.cells.values())
+        autocast = torch.is_autocast_enabled(images.device.type)
+        return not autocast and all(gate.recordable for gate in gates)  # type: ignore[union-attr]
+
+
+def prepare_for_inference(
+    module: nn.Module, *, grouped: bool | None = None, graphs: bool = False
+) -> PreparedNetwork:
     """A copy of a trained network that infers fast and exactly.
 
     Args:
         module: a :class:`RoutingNetwork`, or a module that contains exactly one.
         grouped: see :class:`PreparedNetwork`.
+        graphs: see :class:`PreparedNetwork`.
 
     Raises:
         ValueError: no routing network, or more than one.
@@ -124,4 +148,4 @@ def prepare_for_inference(module: nn.Module, *, grouped: bool | None = None) -> 
         raise ValueError(
             f"expected one RoutingNetwork in {type(module).__name__}, found {len(found)}"
         )
-    return PreparedNetwork(found[0], grouped=grouped)
+    return PreparedNetwork(found[0], grouped=grouped, graphs=graphs)

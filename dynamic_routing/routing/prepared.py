@@ -39,10 +39,13 @@ class PreparedGate(nn.Module):
         activation: from logits (N, k) to gates (N, k).
         elementwise: whether ``activation`` treats every logit alone, so that it may be called
             once for a whole layer.
+        recordable: whether device tensors alone decide the logits and gates, so that a CUDA graph
+            of them stays right.
     """
 
     activation: Activation
     elementwise: bool
+    recordable = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, k), in at least float32, of the cell's input (N, C, H, W)."""
@@ -52,6 +55,7 @@ class PreparedGate(nn.Module):
 class PreparedSoftGate(PreparedGate):
     """:class:`SoftGate` with its norm folded and its pooling and prediction as one product."""
 
+    recordable = True
     predict_weight: Tensor
     predict_bias: Tensor
 
@@ -86,7 +90,7 @@ class PreparedOtherGate(PreparedGate):
     def __init__(self, gate: Gate) -> None:
         super().__init__()
         self.gate = fold(gate)
-        self.elementwise = isinstance(gate, FixedGate)
+        self.elementwise = self.recordable = isinstance(gate, FixedGate)
 
     def activation(self, logits: Tensor) -> Tensor:  # type: ignore[override]
         """The gate's own activation."""
