@@ -13,13 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from dynamic_routing.engine.export_form import ExportError, ExportForm
 from dynamic_routing.files import write_atomically
 from dynamic_routing.modeling.cost import routed_network
-from dynamic_routing.modeling.features import feature_name
-from dynamic_routing.modeling.image_classifier import PlainImageClassifier
-from dynamic_routing.modeling.sem_seg_head import DynamicRoutingSemSegHead
-from dynamic_routing.routing import SegmentationDecoder
-from dynamic_routing.routing.exportable import exportable
 from dynamic_routing.routing.sparse import is_static
 
 TOLERANCE = 1e-4
@@ -35,66 +31,6 @@ LARGEST_SIDE = 128
 """Largest height and width of a dynamic export, in strides of the network."""
 
 PT2, ONNX = ".pt2", ".onnx"
-
-
-class ExportError(ValueError):
-    """A model that cannot be exported as asked; its message is one line."""
-
-
-class ExportForm(nn.Module):
-    """A Detectron2 model as one that maps an image tensor to tensors.
-
-    Images are (N, C, H, W), 0..255 in the model's own order of channels; H and W are multiples of
-    the coarsest stride. Outputs by name (see ``names``): "scores" (N, K, H, W) of a segmentor or
-    (N, K) of a classifier, the feature maps "p2", "p3", ... of a backbone with any other head, and
-    always "gates" (N, E).
-
-    Args:
-        model: a routed model in evaluation mode.
-        form: "static", "masked" or "branches".
-
-    Raises:
-        ExportError: the form does not fit the model.
-    """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
-    def __init__(self, model: nn.Module, form: str) -> None:
-        super().__init__()
-        try:
-            network = routed_network(model.backbone)  # type: ignore[arg-type]
-            self.routing = exportable(network, form)
-        except ValueError as error:
-            raise ExportError(str(error)) from None
-        self.stride = network.space.stride
-        self.channels = network.image_channels
-        self.scales = [feature_name(s) for s in network.space.scales]
-        self.head, self.names = self._head(model)
-        for name in ("pixel_mean", "pixel_std"):
-            self.register_buffer(name, getattr(model, name).detach().clone())
-
-    def _head(self, model: nn.Module) -> tuple[nn.Module | None, list[str]]:
-        """What stands on the features, and the names of the outputs."""
-        head = getattr(model, "sem_seg_head", None)
-        if isinstance(head, DynamicRoutingSemSegHead) and len(head.in_features) == len(self.scales):
-            return head.decoder, ["scores", "gates"]
-        if isinstance(model, PlainImageClassifier):
-            return model.classifier, ["scores", "gates"]
-        return None, [*self.scales, "gates"]
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Outputs in the order of ``names``."""
-        features, reached, gates = self.routing((images - self.pixel_mean) / self.pixel_std)
-        return (*self.outputs(features, reached), gates)
-
-    def outputs(self, features: Sequence[Tensor], reached: Sequence[Tensor]) -> list[Tensor]:
-        """The head's scores, or the features, from those of every scale, fine to coarse."""
-        if self.head is None:
-            return list(features)
-        if isinstance(self.head, SegmentationDecoder):
-            return [self.head(dict(enumerate(features)), dict(enumerate(reached)))]
-        return [self.head(dict(zip(self.scales, features)))]
 
 
 @dataclass(frozen=True)
@@ -146,10 +82,7 @@ def export_model(
     if path.suffix == ONNX and form == "branches":
         raise ExportError("ONNX is offered for static and masked networks; branches go to .pt2")
     module = ExportForm(model, form).eval()
-    if any(side % module.stride or side < module.stride for side in size):
-        raise ExportError(
-            f"height and width must be multiples of {module.stride}, got {size[0]}x{size[1]}"
-        )
+    _check_size(size, module.stride, dynamic=dynamic)
     with torch.no_grad():
         inputs, routes = varied_inputs(model, module, size=size, seed=seed)
         program = _exported(module, inputs[0], form=form, dynamic=dynamic)
@@ -163,6 +96,18 @@ def export_model(
         )
     write_atomically(path, content)
     return ExportReport(path, deviation, routes, dynamic, tuple(module.names))
+
+
+def _check_size(size: tuple[int, int], stride: int, *, dynamic: bool) -> None:
+    """Raise unless the example has a size that can be routed, and generalised if ``dynamic``."""
+    shown = f"got {size[0]}x{size[1]}"
+    if any(side % stride or side < stride for side in size):
+        raise ExportError(f"height and width must be multiples of {stride}, {shown}")
+    if dynamic and not all(2 <= side // stride <= LARGEST_SIDE for side in size):
+        raise ExportError(
+            f"with free height and width the example needs 2 to {LARGEST_SIDE} strides of "
+            f"{stride} a side, {shown}; --static-size fixes them"
+        )
 
 
 # Inputs -----------------------------------------------------------------------------------------

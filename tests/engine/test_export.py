@@ -139,6 +139,9 @@ def test_training_mode_and_unknown_forms_are_refused(tmp_path):
         export_model(model_of(), tmp_path / "m.pth", form="masked", size=SIZE)
     with pytest.raises(ExportError, match="multiples of 32, got 64x90"):
         export_model(model_of(), tmp_path / "m.pt2", form="masked", size=(64, 90))
+    for size in ((32, 64), (64, 32 * 129)):
+        with pytest.raises(ExportError, match="needs 2 to 128 strides of 32 a side"):
+            export_model(model_of(), tmp_path / "m.pt2", form="masked", size=size)
     with pytest.raises(ExportError, match="needs|must build one routing network"):
         r50 = CONFIGS / "COCO-Detection" / "r50_fpn_faster_rcnn_1x.yaml"
         plain = build_model(get_config(r50, ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18",
