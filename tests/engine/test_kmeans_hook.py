@@ -20,7 +20,7 @@ from dynamic_routing.divdr.clustering import cluster
 from dynamic_routing.divdr.loss import DivDRLoss
 from dynamic_routing.divdr.schedule import ClusteringSchedule
 from dynamic_routing.divdr.sources import BankSource
-from dynamic_routing.engine.kmeans_hook import GateKMeansHook, build_kmeans_hook
+from dynamic_routing.engine.kmeans_hook import GateKMeansHook, build_kmeans_hook, check_images
 from dynamic_routing.modeling import ConfigError
 from dynamic_routing.modeling.losses import build_routing_losses
 from tests.engine.divdr_training import DIVDR, IMAGES, short_config, short_training
@@ -283,6 +283,8 @@ def test_loss_follows_the_config_and_comes_before_the_budget():
         ((f"{DIVDR}PERIOD_FINAL", "10"), "PERIOD_FINAL must be 0 or at least PERIOD, got 10"),
         ((*_clusters(4), f"{DIVDR}SUBSET_SIZE", "3"), "SUBSET_SIZE must be at least 4, got 3"),
         ((f"{DIVDR}MAX_IMAGES", "0"), "MAX_IMAGES must be at least 1, got 0"),
+        ((f"{DIVDR}MARGIN", "1e400"), "MARGIN must be finite, got inf"),
+        ((f"{DIVDR}SEED", "-1"), r"SEED must be in \[0, 4294967295\], got -1"),
         ((f"{DIVDR}START_ITER", "-1"), "START_ITER must be at least 0, got -1"),
         (
             (*_clusters(), f"{DIVDR}START_ITER", "9", "SOLVER.MAX_ITER", "9"),
@@ -294,6 +296,27 @@ def test_impossible_config_is_one_line(overrides, said):
     with pytest.raises(ConfigError, match=said) as info:
         small_config(*overrides)
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("MAX_IMAGES", "7"), "DATASETS.TRAIN has 8 images, .* at most 7: raise DIVDR.MAX_IMAGES"),
+        (("NUM_CLUSTERS", "9"), "NUM_CLUSTERS 9 needs at least as many .*, DATASETS.TRAIN has 8"),
+        (("NUM_CLUSTERS", "9", "SOURCE", "full"), "DATASETS.TRAIN has 8"),
+    ],
+)
+def test_training_images_that_cannot_be_clustered_are_refused(overrides, said, tmp_path):
+    keys = [f"{DIVDR}{word}" if i % 2 == 0 else word for i, word in enumerate(overrides)]
+    with pytest.raises(ValueError, match=said):
+        check_images(short_config(tmp_path, *keys), IMAGES)
+
+
+def test_as_many_images_as_clusters_and_as_the_bank_keeps_are_enough(tmp_path):
+    check_images(short_config(tmp_path, *_clusters(8), f"{DIVDR}MAX_IMAGES", "8"), IMAGES)
+    for free in ((f"{DIVDR}SOURCE", "full", f"{DIVDR}MAX_IMAGES", "2"), _clusters(0)):
+        check_images(short_config(tmp_path, *free), IMAGES)
+    check_images(short_config(tmp_path, *_clusters(9)), None)
 
 
 def test_weights_of_a_network_without_clusters_start_one_with_clusters(tmp_path):
