@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from datetime import timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +28,8 @@ from tests.engine.divdr_training import DIVDR, IMAGES, short_config, short_train
 from tests.modeling.builders import PLAIN, batch, small_config, small_model
 
 DIM = 6
+STUCK = timedelta(seconds=90)
+"""A process that waits so long for the other waits in vain."""
 
 
 class Steps:
@@ -130,6 +133,14 @@ def test_cluster_that_empties_is_logged_and_started_anew_if_wished(caplog, resee
     assert (0.0 in (steps.logged("share_0"), steps.logged("share_1"))) != reseed
 
 
+def test_banks_are_merged_before_every_checkpoint_and_at_the_end():
+    merged = []
+    bank = SimpleNamespace(synchronise=lambda gather: merged.append(steps.hook.trainer.iter))
+    steps = Steps(two_groups, start=20, bank=bank, checkpoint_period=6)
+    steps.run(20)
+    assert merged == [5, 11, 17, 19] and not steps.collected
+
+
 def test_new_training_forgets_clusters_of_loaded_weights_and_a_resumed_one_does_not():
     for start_iter in (0, 5):
         steps = Steps(two_groups, start=19, start_iter=start_iter)
@@ -194,7 +205,9 @@ def _two_processes(rank, folder):
     """One of two processes with every other image of each batch."""
     torch.set_num_threads(1)  # before any operation: a forked child must not start OpenMP threads
     store = f"file://{folder}/rendezvous"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=2, timeout=STUCK
+    )
     comm.create_local_process_group(2)
     warnings.simplefilter("ignore")  # Detectron2's call of DistributedDataParallel
     trainer = short_training(folder)
@@ -241,11 +254,13 @@ def test_no_clusters_no_hook():
 
 
 def test_hook_follows_the_config(tmp_path):
-    cfg = short_config(tmp_path, f"{DIVDR}PERIOD_FINAL", "9", f"{DIVDR}MAX_IMAGES", "77")
+    options = ("PERIOD_FINAL", "9", "MAX_IMAGES", "77", "SEED", "5", "RESEED", "False")
+    cfg = short_config(tmp_path, *(f"{DIVDR}{o}" if o.isupper() else o for o in options))
     hook = build_kmeans_hook(cfg, small_model(*_clusters()))
     assert isinstance(hook._source, BankSource) and isinstance(hook._source.bank, GateBank)
     assert hook._source.bank.max_images == 77
     assert hook._schedule == ClusteringSchedule(3, 9, 2)
+    assert (hook._seed, hook._reseed, hook._checkpoint_period) == (5, False, 6)
 
 
 def _clusters(count=2):
