@@ -85,6 +85,17 @@ def test_hook_clusters_from_its_start_on_every_period():
     assert float(steps.loss.variance) == pytest.approx(expected.variance)
 
 
+def test_hook_passes_its_seed_on():
+    rows = np.random.default_rng(0).random((40, DIM))  # no clusters: the start decides
+    found = {}
+    for seed in range(4):
+        steps = Steps(lambda i: snapshot(rows), seed=seed).run(1)
+        expected = cluster(rows.astype(np.float32), 2, seed=seed).centres
+        assert torch.equal(steps.loss.centres, torch.from_numpy(expected))
+        found[expected.tobytes()] = seed
+    assert len(found) > 1
+
+
 def test_hook_waits_for_as_many_images_as_clusters():
     def growing(iteration):
         return snapshot(np.eye(6, DIM)[: max(0, iteration - 3)])
@@ -115,6 +126,17 @@ def test_collapse_is_logged_and_warned_of_once(caplog):
     assert steps.logged("collapsed") == 1 and steps.loss.centres.isfinite().all()
     (record,) = caplog.records
     assert "iteration 0: routes have collapsed: 9 images take 1" in record.getMessage()
+
+
+def test_resumed_training_does_not_warn_of_the_same_collapse_again(caplog):
+    def collapsed(iteration):
+        return snapshot(np.ones((9, DIM)), iteration)
+
+    state = Steps(collapsed).run(2).hook.state_dict()
+    steps = Steps(collapsed, start_iter=2)
+    steps.hook.load_state_dict(state)
+    caplog.clear()
+    assert steps.run(4).collected == [2, 3] and not caplog.records
 
 
 @pytest.mark.parametrize("reseed", [True, False])
@@ -185,7 +207,8 @@ def test_loss_starts_with_the_first_clustering(whole):
 def test_killed_and_resumed_training_continues_bit_by_bit(whole, tmp_path):
     short_training(tmp_path, killed_at=8)
     resumed = short_training(tmp_path, resume=True)
-    assert resumed.start_iter == 6 and resumed.losses == whole.losses[6:]
+    # It resumes where a clustering is due: only a bank that was stored has anything to cluster.
+    assert resumed.start_iter == 5 and resumed.losses == whole.losses[5:]
     expected, found = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert "routing_losses.0.centres" in expected
@@ -243,7 +266,12 @@ def test_two_processes_cluster_as_one(whole, tmp_path):
     assert first["losses"] == pytest.approx(whole.losses, rel=1e-3)
     stored = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert torch.equal(stored["model"]["routing_losses.0.centres"], first["centres"])
-    assert len(stored["trainer"]["hooks"]["GateKMeansHook"]["bank"]["stamps"]) == IMAGES
+    bank = stored["trainer"]["hooks"]["GateKMeansHook"]["bank"]
+    assert bank["stamps"].tolist() == first["stamps"]
+    assert torch.equal(bank["activations"], first["activations"])
+    halfway = torch.load(tmp_path / "model_0000004.pth", weights_only=True)
+    stamps = halfway["trainer"]["hooks"]["GateKMeansHook"]["bank"]["stamps"]
+    assert sorted(stamps.tolist()) == [3] * 4 + [4] * 4  # of both processes
 
 
 # Building ----------------------------------------------------------------------------------------
@@ -260,7 +288,7 @@ def test_hook_follows_the_config(tmp_path):
     assert isinstance(hook._source, BankSource) and isinstance(hook._source.bank, GateBank)
     assert hook._source.bank.max_images == 77
     assert hook._schedule == ClusteringSchedule(3, 9, 2)
-    assert (hook._seed, hook._reseed, hook._checkpoint_period) == (5, False, 6)
+    assert (hook._seed, hook._reseed, hook._checkpoint_period) == (5, False, 5)
 
 
 def _clusters(count=2):
