@@ -65,13 +65,14 @@ class OneLineErrors(logging.Filter):
 
     Symptom: a broken image or a NaN prints a page of traceback before the program's own message.
     Cause: ``detectron2.engine.train_loop`` logs and raises again. An error that the caller reports
-    (ValueError, OSError) loses its traceback here; everything else keeps it.
+    (ValueError, OSError, and what becomes one: FloatingPointError of a loss that is not finite)
+    loses its traceback here; everything else keeps it.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, without the traceback of a user's error."""
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, ValueError | OSError):
+        if isinstance(error, ValueError | OSError | FloatingPointError):
             record.exc_info = None
         return True
 

@@ -92,7 +92,10 @@ def test_proxy_is_taken_away(scripts, fails):
     assert all(x[0] is y[0] is np and x[1] is y[1] for x, y in zip(before, after))
 
 
-@pytest.mark.parametrize(("error", "pages"), [(ValueError("x"), False), (KeyError("x"), True)])
+@pytest.mark.parametrize(
+    ("error", "pages"),
+    [(ValueError("x"), False), (FloatingPointError("x"), False), (KeyError("x"), True)],
+)
 def test_only_errors_of_the_program_keep_their_traceback(error, pages):
     record = logging.LogRecord("d2", logging.ERROR, "f", 1, "m", (), (type(error), error, None))
     assert OneLineErrors().filter(record)

@@ -152,8 +152,10 @@ class DivDRLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_clusters(num_clusters)
-        if weight < 0 or margin < 0:
-            raise ValueError(f"DivDR weight and margin must be >= 0, got {weight} and {margin}")
+        if not (0 <= weight < float("inf") and 0 <= margin < float("inf")):
+            raise ValueError(
+                f"DivDR weight and margin must be finite and >= 0, got {weight} and {margin}"
+            )
         if norm_power not in NORM_POWERS:
             raise ValueError(f"norm_power must be one of {NORM_POWERS}, got {norm_power}")
         self.weight = weight

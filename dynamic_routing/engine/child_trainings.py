@@ -1,7 +1,11 @@
-"""Trainings as child processes, several at a time, none of which outlives its parent."""
+"""Trainings as child processes, several at a time, which end with their parent.
+
+Only a parent killed with SIGKILL leaves them running; their folders are then refused.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import threading
@@ -10,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 CONSOLE = "console.txt"
 """What a training prints, in its folder; a continued one appends."""
@@ -83,6 +88,8 @@ class ChildTrainings:
         folder.mkdir(parents=True, exist_ok=True)
         command = [*self._start, *overrides, "OUTPUT_DIR", str(folder)]
         with (folder / CONSOLE).open("ab") as log:
+            if not _locked(log):
+                return Ended(name, 0.0, f"another training is at work in {folder}")
             with self._lock:
                 if self._stopped:
                     return Ended(name, 0.0, "not started")
@@ -106,6 +113,19 @@ class ChildTrainings:
                 child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 child.kill()
+
+
+def _locked(log: BinaryIO) -> bool:
+    """Take a folder by its open log; False if another training holds it.
+
+    The child inherits the open file and with it the lock. So a training that outlives a parent
+    killed with SIGKILL, which ends nothing, keeps its folder until it is over.
+    """
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def last_line(path: Path) -> str:

@@ -209,6 +209,31 @@ def build_kmeans_hook(cfg: CfgNode, model: nn.Module) -> GateKMeansHook | None:
     )
 
 
+def check_images(cfg: CfgNode, count: int | None) -> None:
+    """Refuse training images that cannot be clustered, before anything is trained.
+
+    Args:
+        cfg: the config.
+        count: number of training images, None if unknown.
+
+    Raises:
+        ValueError: fewer images than clusters, or more than the bank may keep.
+    """
+    divdr = cfg.MODEL.DYNAMIC_ROUTING.DIVDR
+    if not divdr.NUM_CLUSTERS or count is None:
+        return
+    if count < divdr.NUM_CLUSTERS:
+        raise ValueError(
+            f"DIVDR.NUM_CLUSTERS {divdr.NUM_CLUSTERS} needs at least as many training images, "
+            f"DATASETS.TRAIN has {count}"
+        )
+    if divdr.SOURCE == "bank" and count > divdr.MAX_IMAGES:
+        raise ValueError(
+            f"DATASETS.TRAIN has {count} images, the gate bank keeps at most {divdr.MAX_IMAGES}: "
+            "raise DIVDR.MAX_IMAGES or take DIVDR.SOURCE subset"
+        )
+
+
 def build_source(cfg: CfgNode, model: nn.Module, *, activation_dim: int) -> ActivationSource:
     """What DIVDR.SOURCE names."""
     divdr = cfg.MODEL.DYNAMIC_ROUTING.DIVDR

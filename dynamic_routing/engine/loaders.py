@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -38,6 +38,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_classes",
+    "count_images",
     "is_sem_seg",
     "prepare_datasets",
     "worker_message",
@@ -102,6 +103,17 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """Endless shuffled batches of ``DATASETS.TRAIN``."""
     mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], train=True)
     return build_detection_train_loader(cfg, mapper=mapper)
+
+
+def count_images(loader: object) -> int | None:
+    """How many images a training loader draws from; None for one that does not say.
+
+    Args:
+        loader: of :func:`build_train_loader`: loaders around data sets around a list.
+    """
+    while hasattr(loader, "dataset"):
+        loader = loader.dataset
+    return len(loader) if isinstance(loader, Sized) else None
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import get_event_storage
-from torch import nn
+from torch import Tensor, nn
 
 
 class TrainStep(SimpleTrainer):
@@ -52,8 +52,23 @@ class TrainStep(SimpleTrainer):
         self.optimizer.zero_grad()
         self.scaler.scale(sum(losses.values())).backward()
         self.after_backward()
-        self._write_metrics(losses, data_time)
+        self._write(losses, data_time)
         self._update()
+
+    def _write(self, losses: Mapping[str, Tensor], data_time: float) -> None:
+        """Hand the losses to the event storage.
+
+        Raises:
+            ValueError: their sum is not finite.
+        """
+        try:
+            self._write_metrics(losses, data_time)
+        except FloatingPointError as error:
+            found = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
+            raise ValueError(
+                f"the loss is not finite at iteration {self.iter}: {found}; a lower SOLVER.BASE_LR "
+                "or lower weights of the losses on routes may help"
+            ) from error
 
     def _update(self) -> None:
         """Clip and step."""

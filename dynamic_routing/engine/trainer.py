@@ -19,8 +19,8 @@ from torch import nn
 from dynamic_routing.engine.budget_hook import build_budget_hook
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.hooks import BestCheckpoint, TrainingProgress
-from dynamic_routing.engine.kmeans_hook import build_kmeans_hook
-from dynamic_routing.engine.loaders import build_test_loader, build_train_loader
+from dynamic_routing.engine.kmeans_hook import build_kmeans_hook, check_images
+from dynamic_routing.engine.loaders import build_test_loader, build_train_loader, count_images
 from dynamic_routing.engine.solver import (
     build_lr_scheduler,
     build_optimizer,
@@ -54,6 +54,7 @@ class Trainer(DefaultTrainer):
         check_augmentation_applies(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
+        check_images(cfg, count_images(loader))
         on_gpu = next(model.parameters()).is_cuda
         model = create_ddp_model(
             model, broadcast_buffers=False, **({} if on_gpu else {"device_ids": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -24,6 +25,9 @@ from dynamic_routing.modeling.neck import NECKS
 
 FPN_BACKBONE = "build_dynamic_routing_fpn_backbone"
 TRIAL_CHANNELS = 32
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that scikit-learn takes."""
 
 
 def config_problems(cfg: CfgNode) -> Iterator[str]:
@@ -160,6 +164,10 @@ def _divdr(cfg: CfgNode) -> Iterator[str]:
     ):
         if divdr[name] < least:
             yield f"{prefix}{name} must be at least {least}, got {divdr[name]}"
+        if not math.isfinite(divdr[name]):
+            yield f"{prefix}{name} must be finite, got {divdr[name]}"
+    if not 0 <= divdr.SEED <= MAX_SEED:
+        yield f"{prefix}SEED must be in [0, {MAX_SEED}], got {divdr.SEED}"
     if divdr.NORM_POWER not in NORM_POWERS:
         yield f"{prefix}NORM_POWER must be one of {NORM_POWERS}, got {divdr.NORM_POWER}"
     if divdr.SOURCE not in SOURCES:

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNN, GeneralizedRCNNWithTTA
 
+from dynamic_routing.modeling.meta_arch import RoutingMixin
 from dynamic_routing.routing import record_routes
 
 
@@ -53,7 +54,9 @@ class RCNNWithTTA(GeneralizedRCNNWithTTA):
         with record_routes(self.model.backbone) as records:
             output = super()._inference_one_image(input)
         if records:
-            output["routes"] = records[self._chosen_view(input["image"])].detach()
+            routes = records[self._chosen_view(input["image"])].detach()
+            routed = isinstance(self.model, RoutingMixin)
+            output["routes"] = self.model.clustered(routes) if routed else routes
             output["milliseconds"] = 1000 * (time.perf_counter() - start)
         return output
 

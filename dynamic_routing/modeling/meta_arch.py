@@ -79,7 +79,7 @@ class RoutingMixin(nn.Module):
         """Outputs for images of one padded size, with routes and time."""
         start = time.perf_counter()
         outputs, routes = self._routed(batched_inputs)
-        detached = self._clustered(routes.detach())  # the copy to the CPU waits for the GPU
+        detached = self.clustered(routes.detach())  # the copy to the CPU waits for the GPU
         milliseconds = 1000 * (time.perf_counter() - start) / len(outputs)
         for i, output in enumerate(outputs):
             output["routes"] = detached[i]
@@ -111,8 +111,8 @@ class RoutingMixin(nn.Module):
         for name, share in self._cost.scale_shares(routes).items():
             storage.put_scalar(f"routing/{name}", share)
 
-    def _clustered(self, routes: Routes) -> Routes:
-        """The routes with their clusters, where the network was clustered."""
+    def clustered(self, routes: Routes) -> Routes:
+        """Detached routes with their clusters, where the network was clustered."""
         for loss in self.routing_losses:
             if isinstance(loss, DivDRLoss) and loss.ready:
                 found = loss.assign(routes)

@@ -31,7 +31,7 @@ EXPERTS = 3
 GATES = LAYERS * EXPERTS
 """A, the length of the activation vector that DivDR clusters."""
 WIDTH = 32
-"""Channels. Free; so chosen that plain DR does as well as in our pilots (see docs/study/toy.md)."""
+"""Channels. Free; so chosen that plain DR does about as well as in our pilots."""
 GATE_BIAS = 1.5
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dynamic_routing.divdr import clustering
 from dynamic_routing.divdr.clustering import (
     cluster,
     count_distinct,
@@ -78,6 +79,16 @@ def test_numbers_stay_while_the_routes_drift():
         assert np.array_equal(found.labels, first[truth]) and found.degenerate == ()
 
 
+def test_numbers_stay_in_whatever_order_k_means_delivers_the_centres(monkeypatch):
+    rows, _ = blobs()
+    cold = cluster(rows, 3)
+    lloyd = clustering._lloyd
+    monkeypatch.setattr(clustering, "_lloyd", lambda *args: lloyd(*args)[[2, 0, 1]])
+    found = cluster(rows, 3, initial_centres=cold.centres)
+    assert np.array_equal(found.labels, cold.labels)
+    assert found.centres == pytest.approx(cold.centres, abs=1e-5)
+
+
 def test_matching_is_the_best_of_all_permutations():
     generator = np.random.default_rng(0)
     for _ in range(20):
@@ -102,6 +113,15 @@ def test_warm_start_of_few_iterations_is_near_the_converged_inertia():
     assert warm.inertia == pytest.approx(cluster(moved, 3, n_init=10).inertia, rel=1e-3)
 
 
+def test_warm_start_goes_on_from_the_given_centres():
+    rows = np.random.default_rng(0).random((60, DIM), dtype=np.float32)  # no clusters to find
+    start = rows[:3] + np.float32(0.1)
+    found = cluster(rows, 3, initial_centres=start, max_iter=1)
+    nearest = np.linalg.norm(rows[:, None] - start, axis=2).argmin(axis=1)
+    step = [rows[nearest == k].mean(axis=0) for k in range(3)]  # one step of Lloyd's
+    assert found.centres == pytest.approx(np.array(step), abs=1e-5)
+
+
 FAR = np.full((1, DIM), 50, dtype=np.float32)
 
 
@@ -121,6 +141,16 @@ def test_equal_centres_start_anew_at_different_rows():
     start = np.repeat(np.eye(1, DIM, dtype=np.float32), 3, axis=0)
     found = cluster(rows, 3, initial_centres=start)
     assert found.reseeded == (1, 2) and groups(found.labels) == groups(truth)
+
+
+def test_centres_that_nearly_coincide_are_one_cluster():
+    rows, _ = blobs((30, 30))
+    start = np.concatenate([np.eye(2, DIM), np.eye(1, DIM)]).astype(np.float32)
+    start[2, 3] = 0.004
+    assert np.bincount(nearest_rows(rows, start)[0], minlength=3).min() > 0
+    assert degenerate_clusters(rows, start) == (2,)
+    start[2, 3] = 0.006
+    assert degenerate_clusters(rows, start) == ()
 
 
 def test_empty_cluster_stays_where_it_is_if_so_wished():

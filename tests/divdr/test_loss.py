@@ -233,8 +233,10 @@ def test_clusters_are_part_of_the_checkpoint():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"weight": -1.0}, "must be >= 0, got -1.0 and 1.0"),
-        ({"margin": -2.0}, "must be >= 0, got 0.5 and -2.0"),
+        ({"weight": -1.0}, "must be finite and >= 0, got -1.0 and 1.0"),
+        ({"margin": -2.0}, "must be finite and >= 0, got 0.5 and -2.0"),
+        ({"weight": math.inf}, "must be finite and >= 0, got inf and 1.0"),
+        ({"margin": math.nan}, "must be finite and >= 0, got 0.5 and nan"),
         ({"norm_power": 3}, r"norm_power must be one of \(1, 2\), got 3"),
     ],
 )

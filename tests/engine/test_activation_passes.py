@@ -22,10 +22,13 @@ from dynamic_routing.engine.activation_passes import (
     merged,
 )
 from dynamic_routing.engine.kmeans_hook import build_kmeans_hook
+from dynamic_routing.engine.loaders import build_train_loader, count_images
+from dynamic_routing.engine.trainer import Trainer
 from tests.engine.divdr_training import DIVDR, short_training
 from tests.modeling.builders import batch, small_config, small_model
 
 COUNT = 5
+CLASSES_OF_STREET = ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "19")
 INPUT = "INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 128 DATALOADER.NUM_WORKERS 0".split()
 
 
@@ -112,6 +115,19 @@ def test_subset_passes_over_the_images_that_its_seed_chose(street, size):
     records = DatasetCatalog.get("cityscapes_fine_sem_seg_train")
     names = [records[i]["file_name"] for i in choose_subset(COUNT, size, seed=0)]
     assert source.collect(0).names == source.collect(9).names == tuple(sorted(names))
+
+
+@pytest.mark.parametrize("grouped", ["True", "False"])
+def test_training_loader_says_how_many_images_it_draws_from(street, grouped):
+    loader = build_train_loader(small_config(*INPUT, "DATALOADER.ASPECT_RATIO_GROUPING", grouped))
+    assert count_images(loader) == COUNT
+    assert count_images(iter(())) is None
+
+
+def test_training_with_fewer_images_than_clusters_does_not_start(street, tmp_path):
+    many = (*CLASSES_OF_STREET, *INPUT, f"{DIVDR}NUM_CLUSTERS", str(COUNT + 1))
+    with pytest.raises(ValueError, match=f"DATASETS.TRAIN has {COUNT}"):
+        Trainer(small_config(*many, "OUTPUT_DIR", str(tmp_path)))
 
 
 def test_training_clusters_on_fresh_passes(street, tmp_path):

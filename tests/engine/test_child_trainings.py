@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from dynamic_routing.engine.child_trainings import CONSOLE, ChildTrainings, last_line
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 import sys, time
@@ -53,6 +60,39 @@ def test_leaving_early_ends_the_rest_and_starts_no_more(trainings, tmp_path):
     running.close()
     assert time.monotonic() - start < 30
     assert not (tmp_path / "runs" / "d" / CONSOLE).exists()
+
+
+PARENT = """
+import pathlib, sys
+from dynamic_routing.engine.child_trainings import ChildTrainings
+
+folder = pathlib.Path(sys.argv[1])
+trainings = ChildTrainings(folder / "program.py", folder / "c", folders=folder / "runs", jobs=1)
+list(trainings.run({"a": ["wait"]}))
+"""
+
+
+def test_folder_of_a_training_whose_parent_was_killed_is_left_alone(trainings, tmp_path):
+    (tmp_path / "program.py").write_text("import os\nprint(os.getpid(), flush=True)\n" + PROGRAM)
+    console = tmp_path / "runs" / "a" / CONSOLE
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT) as parent:
+        wait_for(lambda: console.exists() and "wait" in console.read_text())
+        parent.kill()
+    child = int(console.read_text().split()[0])
+    try:
+        (refused,) = trainings.run({"a": []})
+        assert refused.problem == f"another training is at work in {console.parent}"
+    finally:
+        os.kill(child, signal.SIGKILL)
+    wait_for(lambda: next(iter(trainings.run({"a": []}))).problem == "")
+
+
+def wait_for(condition):
+    """Until it holds; half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_no_jobs_are_refused(tmp_path):

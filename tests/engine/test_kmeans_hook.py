@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from datetime import timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,13 +21,15 @@ from dynamic_routing.divdr.clustering import cluster
 from dynamic_routing.divdr.loss import DivDRLoss
 from dynamic_routing.divdr.schedule import ClusteringSchedule
 from dynamic_routing.divdr.sources import BankSource
-from dynamic_routing.engine.kmeans_hook import GateKMeansHook, build_kmeans_hook
+from dynamic_routing.engine.kmeans_hook import GateKMeansHook, build_kmeans_hook, check_images
 from dynamic_routing.modeling import ConfigError
 from dynamic_routing.modeling.losses import build_routing_losses
 from tests.engine.divdr_training import DIVDR, IMAGES, short_config, short_training
 from tests.modeling.builders import PLAIN, batch, small_config, small_model
 
 DIM = 6
+STUCK = timedelta(seconds=90)
+"""A process that waits so long for the other waits in vain."""
 
 
 class Steps:
@@ -82,6 +85,17 @@ def test_hook_clusters_from_its_start_on_every_period():
     assert float(steps.loss.variance) == pytest.approx(expected.variance)
 
 
+def test_hook_passes_its_seed_on():
+    rows = np.random.default_rng(0).random((40, DIM))  # no clusters: the start decides
+    found = {}
+    for seed in range(4):
+        steps = Steps(lambda i: snapshot(rows), seed=seed).run(1)
+        expected = cluster(rows.astype(np.float32), 2, seed=seed).centres
+        assert torch.equal(steps.loss.centres, torch.from_numpy(expected))
+        found[expected.tobytes()] = seed
+    assert len(found) > 1
+
+
 def test_hook_waits_for_as_many_images_as_clusters():
     def growing(iteration):
         return snapshot(np.eye(6, DIM)[: max(0, iteration - 3)])
@@ -114,6 +128,17 @@ def test_collapse_is_logged_and_warned_of_once(caplog):
     assert "iteration 0: routes have collapsed: 9 images take 1" in record.getMessage()
 
 
+def test_resumed_training_does_not_warn_of_the_same_collapse_again(caplog):
+    def collapsed(iteration):
+        return snapshot(np.ones((9, DIM)), iteration)
+
+    state = Steps(collapsed).run(2).hook.state_dict()
+    steps = Steps(collapsed, start_iter=2)
+    steps.hook.load_state_dict(state)
+    caplog.clear()
+    assert steps.run(4).collected == [2, 3] and not caplog.records
+
+
 @pytest.mark.parametrize("reseed", [True, False])
 def test_cluster_that_empties_is_logged_and_started_anew_if_wished(caplog, reseed):
     def moving(iteration):
@@ -128,6 +153,14 @@ def test_cluster_that_empties_is_logged_and_started_anew_if_wished(caplog, resee
     assert f"were empty or equal to another: {said}" in caplog.text
     assert steps.logged("reseeded") == reseed
     assert (0.0 in (steps.logged("share_0"), steps.logged("share_1"))) != reseed
+
+
+def test_banks_are_merged_before_every_checkpoint_and_at_the_end():
+    merged = []
+    bank = SimpleNamespace(synchronise=lambda gather: merged.append(steps.hook.trainer.iter))
+    steps = Steps(two_groups, start=20, bank=bank, checkpoint_period=6)
+    steps.run(20)
+    assert merged == [5, 11, 17, 19] and not steps.collected
 
 
 def test_new_training_forgets_clusters_of_loaded_weights_and_a_resumed_one_does_not():
@@ -174,7 +207,8 @@ def test_loss_starts_with_the_first_clustering(whole):
 def test_killed_and_resumed_training_continues_bit_by_bit(whole, tmp_path):
     short_training(tmp_path, killed_at=8)
     resumed = short_training(tmp_path, resume=True)
-    assert resumed.start_iter == 6 and resumed.losses == whole.losses[6:]
+    # It resumes where a clustering is due: only a bank that was stored has anything to cluster.
+    assert resumed.start_iter == 5 and resumed.losses == whole.losses[5:]
     expected, found = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert "routing_losses.0.centres" in expected
@@ -194,7 +228,9 @@ def _two_processes(rank, folder):
     """One of two processes with every other image of each batch."""
     torch.set_num_threads(1)  # before any operation: a forked child must not start OpenMP threads
     store = f"file://{folder}/rendezvous"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=2, timeout=STUCK
+    )
     comm.create_local_process_group(2)
     warnings.simplefilter("ignore")  # Detectron2's call of DistributedDataParallel
     trainer = short_training(folder)
@@ -230,7 +266,12 @@ def test_two_processes_cluster_as_one(whole, tmp_path):
     assert first["losses"] == pytest.approx(whole.losses, rel=1e-3)
     stored = torch.load(tmp_path / "model_final.pth", weights_only=True)
     assert torch.equal(stored["model"]["routing_losses.0.centres"], first["centres"])
-    assert len(stored["trainer"]["hooks"]["GateKMeansHook"]["bank"]["stamps"]) == IMAGES
+    bank = stored["trainer"]["hooks"]["GateKMeansHook"]["bank"]
+    assert bank["stamps"].tolist() == first["stamps"]
+    assert torch.equal(bank["activations"], first["activations"])
+    halfway = torch.load(tmp_path / "model_0000004.pth", weights_only=True)
+    stamps = halfway["trainer"]["hooks"]["GateKMeansHook"]["bank"]["stamps"]
+    assert sorted(stamps.tolist()) == [3] * 4 + [4] * 4  # of both processes
 
 
 # Building ----------------------------------------------------------------------------------------
@@ -241,11 +282,13 @@ def test_no_clusters_no_hook():
 
 
 def test_hook_follows_the_config(tmp_path):
-    cfg = short_config(tmp_path, f"{DIVDR}PERIOD_FINAL", "9", f"{DIVDR}MAX_IMAGES", "77")
+    options = ("PERIOD_FINAL", "9", "MAX_IMAGES", "77", "SEED", "5", "RESEED", "False")
+    cfg = short_config(tmp_path, *(f"{DIVDR}{o}" if o.isupper() else o for o in options))
     hook = build_kmeans_hook(cfg, small_model(*_clusters()))
     assert isinstance(hook._source, BankSource) and isinstance(hook._source.bank, GateBank)
     assert hook._source.bank.max_images == 77
     assert hook._schedule == ClusteringSchedule(3, 9, 2)
+    assert (hook._seed, hook._reseed, hook._checkpoint_period) == (5, False, 5)
 
 
 def _clusters(count=2):
@@ -283,6 +326,8 @@ def test_loss_follows_the_config_and_comes_before_the_budget():
         ((f"{DIVDR}PERIOD_FINAL", "10"), "PERIOD_FINAL must be 0 or at least PERIOD, got 10"),
         ((*_clusters(4), f"{DIVDR}SUBSET_SIZE", "3"), "SUBSET_SIZE must be at least 4, got 3"),
         ((f"{DIVDR}MAX_IMAGES", "0"), "MAX_IMAGES must be at least 1, got 0"),
+        ((f"{DIVDR}MARGIN", "1e400"), "MARGIN must be finite, got inf"),
+        ((f"{DIVDR}SEED", "-1"), r"SEED must be in \[0, 4294967295\], got -1"),
         ((f"{DIVDR}START_ITER", "-1"), "START_ITER must be at least 0, got -1"),
         (
             (*_clusters(), f"{DIVDR}START_ITER", "9", "SOLVER.MAX_ITER", "9"),
@@ -294,6 +339,27 @@ def test_impossible_config_is_one_line(overrides, said):
     with pytest.raises(ConfigError, match=said) as info:
         small_config(*overrides)
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("MAX_IMAGES", "7"), "DATASETS.TRAIN has 8 images, .* at most 7: raise DIVDR.MAX_IMAGES"),
+        (("NUM_CLUSTERS", "9"), "NUM_CLUSTERS 9 needs at least as many .*, DATASETS.TRAIN has 8"),
+        (("NUM_CLUSTERS", "9", "SOURCE", "full"), "DATASETS.TRAIN has 8"),
+    ],
+)
+def test_training_images_that_cannot_be_clustered_are_refused(overrides, said, tmp_path):
+    keys = [f"{DIVDR}{word}" if i % 2 == 0 else word for i, word in enumerate(overrides)]
+    with pytest.raises(ValueError, match=said):
+        check_images(short_config(tmp_path, *keys), IMAGES)
+
+
+def test_as_many_images_as_clusters_and_as_the_bank_keeps_are_enough(tmp_path):
+    check_images(short_config(tmp_path, *_clusters(8), f"{DIVDR}MAX_IMAGES", "8"), IMAGES)
+    for free in ((f"{DIVDR}SOURCE", "full", f"{DIVDR}MAX_IMAGES", "2"), _clusters(0)):
+        check_images(short_config(tmp_path, *free), IMAGES)
+    check_images(short_config(tmp_path, *_clusters(9)), None)
 
 
 def test_weights_of_a_network_without_clusters_start_one_with_clusters(tmp_path):

@@ -114,6 +114,23 @@ def test_routes_are_those_of_the_plain_view_of_nearest_size(faster, flip):
     assert larger["routes"].image_size == (192, 192)  # 130 x 186, padded to the stride
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("clusters", [0, 2])
+def test_routes_say_which_cluster_they_belong_to(clusters):
+    options = (*FASTER, "MODEL.DYNAMIC_ROUTING.DIVDR.NUM_CLUSTERS", str(clusters))
+    model, inputs = small_detector(*options, seed=3).eval(), entry()
+    if clusters:
+        rows = [infer(model, entry(seed))["routes"].activations() for seed in (1, 0)]
+        model.routing_losses[0].set_clusters(torch.cat(rows), 0.5)
+    expected = infer(model, inputs)["routes"]
+    routes = augmented(model, *views(HEIGHT, 96, flip=True))([inputs])[0]["routes"]
+    if not clusters:
+        assert routes.cluster is routes.cluster_distance is expected.cluster is None
+        return
+    assert routes.cluster == expected.cluster == 1
+    assert torch.equal(routes.cluster_distance, expected.cluster_distance)
+
+
 def test_longest_side_limits_the_view_that_is_chosen(faster):
     # With at most 105 pixels a side, 500 becomes 74, nearer to 70 than 64 is.
     (output,) = augmented(faster, *views(64, 500, longest=105))([entry()])

@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from dynamic_routing.modeling.meta_arch import image_id
 from dynamic_routing.routing import Node, Routes, RoutingSpace
 from tests.modeling.builders import (
     CLASSES,
@@ -290,3 +291,8 @@ def test_backbone_that_does_not_route_is_refused():
 
 def test_quick_config_is_what_these_tests_shrink():
     assert QUICK.is_file() and small_config().MODEL.DYNAMIC_ROUTING.WIDTH == 4
+
+
+def test_file_names_an_image_since_numbers_repeat_from_data_set_to_data_set():
+    assert image_id({"file_name": "a/1.png", "image_id": 1}) == "a/1.png"
+    assert image_id({"image_id": 1}) == "1" and image_id({}) == ""
