@@ -6,6 +6,9 @@ Examples:
         --input street.jpg photos 'more/*.png' drive.mp4 --output predictions --show-routes
     python demo/demo.py --config-file F --weights W --input photos --output predictions \\
         --batch-size 8 --no-pictures INPUT.MIN_SIZE_TEST 512
+    # what becomes of prediction and cost along another image's route, or with an edge closed
+    python demo/demo.py ... --route-of output/inference/gates_NAME.npz:frankfurt_000294.png
+    python demo/demo.py ... --expert output/inference/gates_NAME.npz:2 --close 5,1/8,down
 
 Exit status: 0; 1 if some inputs could not be read; 2 for an error; 130 after Ctrl-C, with the
 results so far. dynamic_routing/engine/prediction_files.py lists what is written.
@@ -19,6 +22,7 @@ import os
 import signal
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 DEBUG_VARIABLE = "DYNAMIC_ROUTING_DEBUG"
@@ -51,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     from dynamic_routing.engine.prediction_files import PredictionWriter, check_writable
     from dynamic_routing.engine.prediction_run import Progress, predict_all, summary
     from dynamic_routing.engine.predictor import Predictor, confidence_overrides
+    from dynamic_routing.engine.replay import ReplayPredictor, ReplayWriter, summarise_replay
     from dynamic_routing.evaluation.class_names import predicted_classes
+    from dynamic_routing.evaluation.route_choice import route_choice
     from dynamic_routing.modeling import get_config
     from dynamic_routing.modeling.cost import RouteCosts
     from dynamic_routing.modeling.meta_arch import RoutingMixin
@@ -61,10 +67,13 @@ def run(args: argparse.Namespace) -> int:
     cfg = get_config(args.config_file, [*confidence_overrides(args.confidence), *args.opts])
     classes = predicted_classes(cfg, args.dataset)
     sources = expand_inputs(args.input, output=args.output)
+    choice = route_choice(**{k: getattr(args, k) for k in ("route_of", "expert", "open", "close")})
     predictor = Predictor(cfg, weights=args.weights)
     routed = isinstance(predictor.model, RoutingMixin)
-    if args.show_routes and not routed:
-        raise ValueError(f"--show-routes: {cfg.MODEL.META_ARCHITECTURE} takes no routes")
+    if (args.show_routes or choice) and not routed:
+        option = "--show-routes" if args.show_routes else "--route-of, --expert, --open, --close"
+        raise ValueError(f"{option}: {cfg.MODEL.META_ARCHITECTURE} takes no routes")
+    predict = predictor if choice is None else ReplayPredictor(predictor, choice)
     check_writable(args.output)
     broken: list[Source] = []
 
@@ -73,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         broken.append(source)
         say(reason)
 
-    writer = PredictionWriter(
+    make = PredictionWriter if choice is None else partial(ReplayWriter, title=choice.title)
+    writer = make(
         args.output,
         classes=classes,
         cost=RouteCosts(predictor.model) if routed else None,
@@ -84,11 +94,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         with writer:
             frames = read_frames(sources, on_broken=skip)
-            predict_all(predictor, frames, writer, batch_size=args.batch_size, progress=progress)
+            predict_all(predict, frames, writer, batch_size=args.batch_size, progress=progress)
     except KeyboardInterrupt:
         say(f"interrupted; {summary(writer.records)}, in {args.output}")
         return 130
     say(f"{summary(writer.records)}, in {args.output}")
+    if isinstance(writer, ReplayWriter) and writer.comparisons:
+        say(f"{choice.title}: {summarise_replay(writer.comparisons)}")
     if broken:
         say(f"{len(broken)} of {len(sources)} inputs could not be read")
     return 1 if broken else 0
@@ -105,6 +117,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--batch-size", type=int, default=1, metavar="N", help="images a forward; default: 1")
     add("--confidence", type=float, default=0.5, help="least score of an instance; default: 0.5")
     add("--show-routes", action="store_true", help="draw each route below its picture")
+    add("--route-of", metavar="GATES.npz:IMAGE", help="run along this image's route too")
+    add("--expert", metavar="GATES.npz:K", help="run along what cluster K's images share too")
+    edge = {"nargs": "+", "default": [], "metavar": "EDGE"}
+    add("--open", **edge, help="edges to open in that route, or the own one, as 5,1/8,down")
+    add("--close", **edge, help="edges to close")
     add("--no-pictures", action="store_true", help="write predictions and routes only")
     add("--dataset", metavar="NAME", help="class names; default: the first of DATASETS.TEST")
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys, after the other arguments")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
 from dynamic_routing.engine.inputs import Frame
 from dynamic_routing.engine.prediction_files import PredictionWriter
-from dynamic_routing.engine.predictor import Predictor
 from dynamic_routing.evaluation.predictions import PredictionRecords
 
 SILENCE = 5.0
@@ -59,8 +59,12 @@ class Progress:
         return f"{self._done} of {self._total} images done, {pace}, ETA {left}"
 
 
+Predict = Callable[[Sequence[np.ndarray]], list[dict[str, Any]]]
+"""A :class:`~dynamic_routing.engine.predictor.Predictor` or what does the same."""
+
+
 def predict_all(
-    predictor: Predictor,
+    predictor: Predict,
     frames: Iterable[Frame],
     writer: PredictionWriter,
     *,
