@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -34,6 +35,7 @@ from dynamic_routing.divdr.sources import choose_subset
 from dynamic_routing.engine.activation_passes import backbone_routes, evaluation_mode
 from dynamic_routing.engine.loaders import build_mapper
 from dynamic_routing.engine.projector import write_embedding
+from dynamic_routing.evaluation.prediction_pictures import display_size
 from dynamic_routing.modeling.cost import model_cost, routed_network
 from dynamic_routing.modeling.meta_arch import RoutingMixin
 from dynamic_routing.randomness import kept_random_state
@@ -166,9 +168,11 @@ class RoutePictures(HookBase):
         """A fixed image above its present route."""
         gmacs = float(self._cost.executed(routes)) / GIGA
         name = Path(str(inputs.get("file_name", ""))).name
-        image = convert_image_to_rgb(inputs["image"].permute(1, 2, 0), self._format)
+        rgb = convert_image_to_rgb(inputs["image"].permute(1, 2, 0), self._format)
+        height, width = display_size(*rgb.shape[:2])
+        image = cv2.resize(np.asarray(rgb).astype(np.uint8), (width, height))
         caption = f"Iteration {done}: {name}, executed {gmacs:.4g} GMACs"
-        return with_route(np.asarray(image).astype(np.uint8), routes, caption=caption)
+        return with_route(image, routes, caption=caption)
 
 
 def _channels_first(picture: np.ndarray) -> np.ndarray:
@@ -198,6 +202,7 @@ def build_route_pictures(cfg: CfgNode, model: nn.Module) -> RoutePictures | None
     folder = Path(cfg.OUTPUT_DIR)
 
     def finish() -> None:
+        """Show A-space of the last evaluation."""
         names = [name.replace("/", "_") for name in cfg.DATASETS.TEST]
         files = {name: folder / "inference" / f"gates_{name}.npz" for name in names}
         present = {name: path for name, path in files.items() if path.is_file()}

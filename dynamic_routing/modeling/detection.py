@@ -44,11 +44,6 @@ class DynamicRoutingRetinaNet(RoutingMixin, RetinaNet):
         """Read what RetinaNet reads, and the losses on routes."""
         return with_routing_losses(cfg, RetinaNet.from_config(cfg))
 
-    def visualize_training(self, *arguments: Any) -> None:
-        """Detectron2's pictures of VIS_PERIOD, whose random colours cost no random number."""
-        with kept_random_state():
-            super().visualize_training(*arguments)
-
 
 @META_ARCH_REGISTRY.register()
 class DynamicRoutingPanopticFPN(RoutingMixin, PanopticFPN):

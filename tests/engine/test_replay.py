@@ -21,7 +21,7 @@ from dynamic_routing.evaluation.gates_file import load_gates
 from dynamic_routing.evaluation.route_choice import RouteChoice
 from dynamic_routing.modeling.cost import RouteCosts
 from dynamic_routing.modeling.prepared import prepare_model
-from dynamic_routing.routing import Edge, Node, edited, fixed_routes
+from dynamic_routing.routing import Edge, Node, Routes, RoutingSpace, edited, fixed_routes
 from tests.engine.test_prediction_files import SIZE, files, frame, output, writer
 from tests.engine.test_predictor import TEST_SIZE, pictures, save
 from tests.evaluation import predicted
@@ -97,7 +97,7 @@ def test_detectrons_own_predictor_is_taken_too(tmp_path):
 def test_replay_predicts_along_both_routes(predictor):
     images = pictures(*MIXED)
     plain = predictor(images)
-    closed = Edge(Node(0, 0), "keep")
+    closed = Edge(Node(-1, 0), "down")
     found = ReplayPredictor(predictor, RouteChoice("closed", close=(closed,)))(images)
     cost = RouteCosts(predictor.model)
     for image, out, own in zip(images, found, plain, strict=True):
@@ -113,8 +113,10 @@ def test_replay_predicts_along_both_routes(predictor):
 
 
 def test_route_of_another_network_is_refused_before_anything_runs(predictor):
-    with pytest.raises(ValueError, match="the routes are of a space with 3 layers"):
-        ReplayPredictor(predictor, RouteChoice("x", base=predicted.routes()))
+    space = RoutingSpace.grid(4)
+    other = Routes(space, torch.ones(1, len(space.edges)), "absent", (64, 64))
+    with pytest.raises(ValueError, match="the routes are of a space with 4 layers"):
+        ReplayPredictor(predictor, RouteChoice("x", base=other))
     with pytest.raises(ValueError, match="there is no keep edge of layer 9"):
         ReplayPredictor(predictor, RouteChoice("x", close=(Edge(Node(9, 0), "keep"),)))
 
