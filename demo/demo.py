@@ -22,8 +22,8 @@ import os
 import signal
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 DEBUG_VARIABLE = "DYNAMIC_ROUTING_DEBUG"
 """Environment variable: if set, user errors come with their traceback."""
@@ -51,11 +51,10 @@ def run(args: argparse.Namespace) -> int:
         ValueError: anything that the user has to mend, in one line.
         OSError: the output folder cannot be written.
     """
-    from dynamic_routing.engine.inputs import Source, count_frames, expand_inputs, read_frames
-    from dynamic_routing.engine.prediction_files import PredictionWriter, check_writable
-    from dynamic_routing.engine.prediction_run import Progress, predict_all, summary
+    from dynamic_routing.engine.inputs import expand_inputs
+    from dynamic_routing.engine.prediction_files import check_writable
     from dynamic_routing.engine.predictor import Predictor, confidence_overrides
-    from dynamic_routing.engine.replay import ReplayPredictor, ReplayWriter, summarise_replay
+    from dynamic_routing.engine.replay import with_replay
     from dynamic_routing.evaluation.class_names import predicted_classes
     from dynamic_routing.evaluation.route_choice import route_choice
     from dynamic_routing.modeling import get_config
@@ -71,36 +70,38 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(cfg, weights=args.weights)
     routed = isinstance(predictor.model, RoutingMixin)
     if (args.show_routes or choice) and not routed:
-        option = "--show-routes" if args.show_routes else "--route-of, --expert, --open, --close"
-        raise ValueError(f"{option}: {cfg.MODEL.META_ARCHITECTURE} takes no routes")
-    predict = predictor if choice is None else ReplayPredictor(predictor, choice)
+        what = "--show-routes" if args.show_routes else "another route"
+        raise ValueError(f"{what}: {cfg.MODEL.META_ARCHITECTURE} takes no routes")
+    cost = RouteCosts(predictor.model) if routed else None
+    options = {"pictures": not args.no_pictures, "show_routes": args.show_routes}
+    pair = with_replay(predictor, choice, args.output, classes=classes, cost=cost, **options)
     check_writable(args.output)
-    broken: list[Source] = []
+    return write_all(*pair, sources, batch_size=args.batch_size)
 
-    def skip(source: Source, reason: str) -> None:
+
+def write_all(predict: Any, writer: Any, sources: list[Any], *, batch_size: int) -> int:
+    """Predict, write and say what came out; the exit status."""
+    from dynamic_routing.engine.inputs import count_frames, read_frames
+    from dynamic_routing.engine.prediction_run import Progress, predict_all
+
+    broken = []
+
+    def skip(source: Any, reason: str) -> None:
         """Report a source that cannot be read."""
         broken.append(source)
         say(reason)
 
-    make = PredictionWriter if choice is None else partial(ReplayWriter, title=choice.title)
-    writer = make(
-        args.output,
-        classes=classes,
-        cost=RouteCosts(predictor.model) if routed else None,
-        pictures=not args.no_pictures,
-        show_routes=args.show_routes,
-    )
     progress = Progress(count_frames(sources), say=say)
     try:
         with writer:
             frames = read_frames(sources, on_broken=skip)
-            predict_all(predict, frames, writer, batch_size=args.batch_size, progress=progress)
+            predict_all(predict, frames, writer, batch_size=batch_size, progress=progress)
     except KeyboardInterrupt:
-        say(f"interrupted; {summary(writer.records)}, in {args.output}")
+        say(f"interrupted; {writer.summary()[0]}, in {writer.folder}")
         return 130
-    say(f"{summary(writer.records)}, in {args.output}")
-    if isinstance(writer, ReplayWriter) and writer.comparisons:
-        say(f"{choice.title}: {summarise_replay(writer.comparisons)}")
+    first, *more = writer.summary()
+    for line in (f"{first}, in {writer.folder}", *more):
+        say(line)
     if broken:
         say(f"{len(broken)} of {len(sources)} inputs could not be read")
     return 1 if broken else 0

@@ -152,6 +152,10 @@ class PredictionWriter:
             return picture
         return with_route(picture, prediction.routes, caption=route_caption(record))
 
+    def summary(self) -> list[str]:
+        """What was done, in lines for the user."""
+        return [self.records.summary()]
+
     def _draw(self, frame: Frame, prediction: Prediction, record: ImageRecord | None) -> None:
         """The picture of an image, or the next one of the video."""
         picture = self.picture(frame, prediction, record)

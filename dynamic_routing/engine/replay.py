@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from dynamic_routing.analysis.strip import with_route
 from dynamic_routing.engine.inputs import Frame
 from dynamic_routing.engine.prediction_files import PredictionWriter, image_info, route_caption
+from dynamic_routing.engine.prediction_run import Predict
 from dynamic_routing.engine.predictor import Predictor
 from dynamic_routing.evaluation.changes import changed_shares
 from dynamic_routing.evaluation.gates_file import save_gates
@@ -87,7 +89,7 @@ class ReplayWriter(PredictionWriter):
         **options: see :class:`PredictionWriter`.
     """
 
-    def __init__(self, folder: Any, *, title: str, **options: Any) -> None:
+    def __init__(self, folder: str | Path, *, title: str, **options: Any) -> None:
         super().__init__(folder, **options)
         self.title = title
         self.replays = PredictionRecords(self.classes, cost=options.get("cost"))
@@ -129,6 +131,12 @@ class ReplayWriter(PredictionWriter):
             )
         return side_by_side(*pages)
 
+    def summary(self) -> list[str]:
+        """What was done, and what the other route changed."""
+        if not self.comparisons:
+            return super().summary()
+        return [*super().summary(), f"{self.title}: {summarise_replay(self.comparisons)}"]
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -144,6 +152,26 @@ class ReplayWriter(PredictionWriter):
             gates = self.replays.gates()
             if gates is not None:
                 save_gates(self.folder / "replay_gates.npz", gates)
+
+
+def with_replay(
+    predictor: Predictor, choice: RouteChoice | None, folder: str | Path, **options: Any
+) -> tuple[Predict, PredictionWriter]:
+    """What predicts, and what writes it: with another route, if one is chosen.
+
+    Args:
+        predictor: of a model with routes, if there is a choice.
+        choice: the other route, None for none.
+        folder: where the files go.
+        **options: see :class:`PredictionWriter`.
+
+    Raises:
+        ValueError: the route does not belong to the predictor's network.
+    """
+    if choice is None:
+        return predictor, PredictionWriter(folder, **options)
+    writer = ReplayWriter(folder, title=choice.title, **options)
+    return ReplayPredictor(predictor, choice), writer
 
 
 def _spent(record: ImageRecord) -> dict[str, float]:
