@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +41,8 @@ class WrittenTrainer(ShortTrainer):
 
     def run_step(self):
         super().run_step()
-        self.seen = [*getattr(self, "seen", []), self.storage.latest()["total_loss"][0]]
+        latest = self.storage.latest().get("total_loss", [None])  # of the main process alone
+        self.seen = [*getattr(self, "seen", []), latest[0]]
 
 
 def training(folder, monkeypatch, period):
@@ -157,3 +159,35 @@ def test_detectrons_own_pictures_draw_no_random_number():
     drawn = np.random.rand()  # of the generator that Detectron2's colours come from
     np.random.seed(0)
     assert drawn == np.random.rand()
+
+
+def _two_processes(rank, folder, period):
+    """One of two processes with every other image of each batch."""
+    torch.set_num_threads(1)  # before any operation: a forked child must not start OpenMP threads
+    warnings.simplefilter("ignore")  # Detectron2's call of DistributedDataParallel
+    store = f"file://{folder}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    comm.create_local_process_group(2)
+    with pytest.MonkeyPatch.context() as patch:
+        trainer = training(folder, patch, period)
+    hooks = sum(isinstance(hook, RoutePictures) for hook in trainer._hooks)
+    torch.save({"losses": trainer.seen, "hooks": hooks}, folder / f"{rank}.pth")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_only_the_main_process_draws_and_the_other_goes_on(tmp_path):
+    found = {}
+    for period in (0, PERIOD):
+        folder = tmp_path / str(period)
+        folder.mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: fork beside threads
+            torch.multiprocessing.start_processes(
+                _two_processes, args=(folder, period), nprocs=2, start_method="fork"
+            )
+        found[period] = [torch.load(folder / f"{r}.pth", weights_only=True) for r in range(2)]
+    assert [part["hooks"] for part in found[PERIOD]] == [1, 0]
+    assert found[PERIOD][0]["losses"] == found[0][0]["losses"]
+    assert len(found[0][0]["losses"]) == ITERATIONS
+    assert len(events(tmp_path / str(PERIOD)).Images("routes/edge_frequency")) == 3
