@@ -175,7 +175,8 @@ def test_replay_shows_both_routes_and_says_what_changed(segmentor, tmp_path, cap
     assert run(segmentor, [tmp_path / "in"], first, "--no-pictures") == 0
     gates = load_gates(first / "gates.npz")
     where = f"{first / 'gates.npz'}:0.png"
-    assert run(segmentor, [tmp_path / "in"], second, "--route-of", where, "--batch-size", 2) == 0
+    command = ("--no-pictures", "--route-of", where, "--batch-size", 2)
+    assert run(segmentor, [tmp_path / "in"], second, *command) == 0
     replayed = load_gates(second / "replay_gates.npz")
     assert np.array_equal(load_gates(second / "gates.npz").gates, gates.gates)
     assert np.array_equal(replayed.gates, gates.gates[[0, 0]])
@@ -184,8 +185,6 @@ def test_replay_shows_both_routes_and_says_what_changed(segmentor, tmp_path, cap
     own, other = content["images"]  # the first image takes its own route
     assert own["changed"]["pixels"] == 0 and own["own"]["gmacs"] == own["replayed"]["gmacs"]
     assert other["replayed"]["gmacs"] == own["own"]["gmacs"] and other["replayed"]["ms"] > 0
-    with Image.open(second / "0_prediction.png") as picture:
-        assert picture.width > 2400
     assert "route of 0.png: " in capsys.readouterr().err.splitlines()[-1]
 
 

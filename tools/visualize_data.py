@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--seed must not be negative, got {args.seed}")
         cfg = get_config(args.config_file, args.opts)
         prepare_datasets(cfg)
-        print(f"{draw_all(cfg, args)} samples are in {args.output}")
+        print(f"samples in {args.output}: {draw_all(cfg, args)}")
     except (ValueError, OSError) as error:
         print(f"visualize_data.py: error: {error}", file=sys.stderr)
         return 2

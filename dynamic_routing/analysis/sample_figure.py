@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ TILE_WIDTH = 6.0
 """Inches."""
 
 TITLE_HEIGHT = 0.75
+TITLE_LETTERS = 66
+"""Letters of the title above one tile, at most."""
+
 LEGEND_HEIGHT = 0.25
 LEGEND_COLUMNS = 4
 """Legend entries in a row, for each tile."""
@@ -49,9 +53,10 @@ def sample_figure(sample: Sample) -> Figure:
     columns = LEGEND_COLUMNS * count
     rows = -(-len(sample.legend) // columns)
     heights = [TILE_WIDTH * len(tile) / tile.shape[1] for tile in sample.tiles.values()]
-    height = max(heights) + TITLE_HEIGHT + LEGEND_HEIGHT * rows
+    lines = textwrap.wrap(sample.title, TITLE_LETTERS * count) or [""]
+    height = max(heights) + TITLE_HEIGHT + LEGEND_HEIGHT * (rows + len(lines) - 1)
     figure = Figure((TILE_WIDTH * count, height), layout="constrained")
-    figure.suptitle(sample.title.replace("$", r"\$"), fontsize=11)
+    figure.suptitle("\n".join(lines).replace("$", r"\$"), fontsize=11)
     grid = figure.subplots(1, count, squeeze=False)[0]
     for axes, (name, tile) in zip(grid, sample.tiles.items()):
         axes.imshow(tile, interpolation="nearest")

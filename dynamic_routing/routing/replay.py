@@ -223,7 +223,11 @@ def fixed_routes(network: Any, routes: Routes) -> Iterator[None]:
 
 def _modules(target: Any) -> list[nn.Module]:
     """The target itself, or the modules that it holds, those with a network inside."""
-    parts = [target] if isinstance(target, nn.Module) else list(vars(target).values())
+    parts = (
+        [target]
+        if isinstance(target, nn.Module)
+        else list(getattr(target, "__dict__", {}).values())
+    )
     found = [part for part in parts if isinstance(part, nn.Module) and _networks(part)]
     if not found:
         raise ValueError(f"there is no routing network in {type(target).__name__}")

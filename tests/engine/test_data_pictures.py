@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dynamic_routing.analysis.sample_figure import Sample, sample_figure, sample_png
 from dynamic_routing.data.catalog import register_datasets
@@ -99,6 +100,14 @@ def test_boxes_masks_and_keypoints_are_drawn():
     changed = (sample.tiles["instances"] != bare.tiles["instances"]).any(axis=-1).mean()
     assert 0.001 < changed < 0.5
     assert len(shown_instances(truth)) == 2
+
+
+def test_long_title_is_wrapped_inside_the_page():
+    picture = np.zeros((8, 8, 3), np.uint8)
+    figure = sample_figure(Sample({"image": picture}, "word " * 40))
+    FigureCanvasAgg(figure).draw()
+    extent = figure._suptitle.get_window_extent()
+    assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width
 
 
 def test_misuse_is_refused(cfg):

@@ -61,6 +61,7 @@ def events(folder):
     return found.Reload()
 
 
+@pytest.mark.slow
 def test_training_is_bit_equal_with_and_without_pictures(tmp_path, monkeypatch):
     states = []
     for period in (0, PERIOD):
@@ -74,6 +75,7 @@ def test_training_is_bit_equal_with_and_without_pictures(tmp_path, monkeypatch):
     assert "images" in (tags := events(tmp_path / "0").Tags()) and not tags["images"]
 
 
+@pytest.mark.slow
 def test_event_file_holds_histograms_and_pictures_of_every_period(tmp_path, monkeypatch):
     trainer = training(tmp_path, monkeypatch, PERIOD)
     found, space = events(tmp_path), trainer.model.backbone.network.space
