@@ -21,6 +21,7 @@ from demo import demo
 from dynamic_routing.data.images import read_image
 from dynamic_routing.engine.predictor import Predictor
 from dynamic_routing.evaluation.gates_file import load_gates
+from dynamic_routing.routing import Edge, Node
 from tests.engine.test_inputs import image, video
 from tests.engine.test_predictor import TEST_SIZE, save
 from tests.modeling.builders import CLASSES, REPOSITORY, small_config, small_model
@@ -167,7 +168,46 @@ def test_interrupted_run_keeps_its_results(segmentor, tmp_path, monkeypatch, cap
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_replay_shows_both_routes_and_says_what_changed(segmentor, tmp_path, capsys):
+    for i in range(2):
+        image(tmp_path / "in" / f"{i}.png", seed=i)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(segmentor, [tmp_path / "in"], first, "--no-pictures") == 0
+    gates = load_gates(first / "gates.npz")
+    where = f"{first / 'gates.npz'}:0.png"
+    command = ("--no-pictures", "--route-of", where, "--batch-size", 2)
+    assert run(segmentor, [tmp_path / "in"], second, *command) == 0
+    replayed = load_gates(second / "replay_gates.npz")
+    assert np.array_equal(load_gates(second / "gates.npz").gates, gates.gates)
+    assert np.array_equal(replayed.gates, gates.gates[[0, 0]])
+    content = json.loads((second / "replay.json").read_text())
+    assert content["route"] == "route of 0.png"
+    own, other = content["images"]  # the first image takes its own route
+    assert own["changed"]["pixels"] == 0 and own["own"]["gmacs"] == own["replayed"]["gmacs"]
+    assert other["replayed"]["gmacs"] == own["own"]["gmacs"] and other["replayed"]["ms"] > 0
+    assert "route of 0.png: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_edges_are_closed_from_the_command_line(segmentor, tmp_path):
+    path = image(tmp_path / "a.png")
+    command = ("--no-pictures", "--close", "in,1/4,down", "0,1/4,up")
+    assert run(segmentor, [path], tmp_path / "out", *command[:3]) == 0
+    own, other = (load_gates(tmp_path / "out" / n) for n in ("gates.npz", "replay_gates.npz"))
+    column = own.space.edge_index[Edge(Node(-1, 0), "down")]
+    assert own.gates[0, column] > 0 == other.gates[0, column]
+    assert other.costs["gmacs"] < own.costs["gmacs"]
+    assert run(segmentor, [path], tmp_path / "none", *command) == 2
+
+
 WRONG = {
+    "edge": (("--close", "0,1/4,up"), "there is no up edge of layer 0, 1/4; this cell has: keep"),
+    "edge form": (("--open", "3"), "LAYER,SCALE,KIND such as 5,1/8,down"),
+    "stored route": (("--route-of", "none.npz:a.png"), "gates file none.npz does not exist"),
+    "expert": (("--expert", "3"), "GATES.npz:K"),
+    "replay": (
+        ("--close", "0,1/4,keep", "--no-pictures", "MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
+        "SemanticSegmentor takes no routes",
+    ),
     "key": (("MODEL.NOPE", "1"), "unknown config key MODEL.NOPE"),
     "half a key": (("MODEL.DEVICE",), "overrides are pairs"),
     "weights": (("--weights", "none.pth"), "checkpoint none.pth does not exist"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamic_routing.analysis.benchmark import Candidate, count_macs, stored_activations
-from dynamic_routing.analysis.forced import closed_cells, closed_paths, force_routes
+from dynamic_routing.analysis.sparsity import TrainableGivenGate, closed_cells, closed_paths
 from dynamic_routing.routing import (
     GateSpec,
     PreparedNetwork,
@@ -28,7 +28,9 @@ from dynamic_routing.routing import (
     prepare_for_inference,
 )
 from dynamic_routing.routing.cost import CostModel
+from dynamic_routing.routing.editing import without_unreached
 from dynamic_routing.routing.prepared_decoder import PreparedDecoder
+from dynamic_routing.routing.replay import force_routes
 from dynamic_routing.routing.subnetworks import common_subgraph, copy_weights
 
 OPEN = "all open"
@@ -87,15 +89,6 @@ def level_routes(setting: Setting, level: str, *, count: int = 1) -> Routes:
     return Routes(network.space, gates, network.unreached, setting.size)
 
 
-def without_unreached(routes: Routes) -> Routes:
-    """The same routes with gates of 0 at nodes that do not exist for the image."""
-    nodes = [routes.space.node_index[edge.source] for edge in routes.space.edges]
-    gates = routes.gates * routes.reached[:, nodes]
-    found = Routes(routes.space, gates, routes.rule, routes.image_size)
-    # What such a node seemed to send reaches nobody either.
-    return found if torch.equal(gates, routes.gates) else without_unreached(found)
-
-
 Network = TypeVar("Network", RoutingNetwork, PreparedNetwork)
 
 
@@ -103,7 +96,7 @@ def forced_copy(network: Network, routes: Routes | None) -> Network:
     """A copy of a network that always takes the same routes; None: its own."""
     copied = copy.deepcopy(network)
     if routes is not None:
-        force_routes(copied, routes)
+        force_routes(copied, routes, gate_type=TrainableGivenGate)
     return copied
 
 

@@ -52,16 +52,36 @@ def with_route(picture: np.ndarray, route: Routes, *, caption: str) -> np.ndarra
         margin = MIN_ROUTE_WIDTH - width
         sides = ((0, 0), (margin // 2, margin - margin // 2), (0, 0))
         picture = np.pad(picture, sides, constant_values=255)
-    return np.concatenate([picture, _route_picture(route, caption, picture.shape[1])])
+    drawn = grid_picture(
+        route.space, route.gates[0], rule=route.rule, caption=caption, width=picture.shape[1]
+    )
+    return np.concatenate([picture, drawn])
 
 
-def _route_picture(route: Routes, caption: str, width: int) -> np.ndarray:
-    """The route as (H', width, 3) uint8."""
-    inches, height = route_figure_size(route.space)
+def grid_picture(
+    space: RoutingSpace,
+    gates: Tensor,
+    *,
+    caption: str,
+    rule: str = "absent",
+    label: str = "gate strength",
+    width: int = MIN_ROUTE_WIDTH,
+) -> np.ndarray:
+    """A route, or how often each edge is open, as a picture (H, width, 3) uint8, RGB.
+
+    Args:
+        space: of E edges.
+        gates: (E,) in [0, 1].
+        caption: one line above the grid.
+        rule: a key of ``UNREACHED_RULES``.
+        label: of the colour bar.
+        width: in pixels.
+    """
+    inches, height = route_figure_size(space)
     figure = Figure((inches, height + CAPTION_HEIGHT), dpi=width / inches, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(caption, fontsize=11)
-    draw_route(figure.subplots(), route.space, route.gates[0], rule=route.rule)
+    draw_route(figure.subplots(), space, gates, rule=rule, label=label)
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[:, :, :3]
     if drawn.shape[1] != width:

@@ -116,7 +116,10 @@ class PredictionWriter:
         Raises:
             OSError: a file cannot be written.
         """
-        prediction = Prediction.from_output(output)
+        self.write_prediction(frame, Prediction.from_output(output))
+
+    def write_prediction(self, frame: Frame, prediction: Prediction) -> ImageRecord | None:
+        """Write what was predicted on one frame; what was kept of its route."""
         info = image_info(frame)
         record = self.records.route_record(info, prediction)
         self._follow(frame, prediction, record)
@@ -129,17 +132,33 @@ class PredictionWriter:
         if self.pictures:
             self._draw(frame, prediction, record)
         self.records.add(info, prediction, record)
+        return record
 
-    def _draw(self, frame: Frame, prediction: Prediction, record: ImageRecord | None) -> None:
-        """The picture of an image, or the next one of the video."""
-        picture = draw_prediction(
+    def prediction_picture(self, frame: Frame, prediction: Prediction) -> np.ndarray:
+        """A prediction over its frame, (H, W, 3) uint8 RGB."""
+        return draw_prediction(
             np.ascontiguousarray(frame.image[:, :, ::-1]),
             prediction,
             classes=self.classes,
             colour_by_class=self._video is not None,
         )
-        if self.show_routes and prediction.routes is not None and record is not None:
-            picture = with_route(picture, prediction.routes, caption=route_caption(record))
+
+    def picture(
+        self, frame: Frame, prediction: Prediction, record: ImageRecord | None
+    ) -> np.ndarray:
+        """What is shown of a frame, (H, W, 3) uint8 RGB."""
+        picture = self.prediction_picture(frame, prediction)
+        if not self.show_routes or prediction.routes is None or record is None:
+            return picture
+        return with_route(picture, prediction.routes, caption=route_caption(record))
+
+    def summary(self) -> list[str]:
+        """What was done, in lines for the user."""
+        return [self.records.summary()]
+
+    def _draw(self, frame: Frame, prediction: Prediction, record: ImageRecord | None) -> None:
+        """The picture of an image, or the next one of the video."""
+        picture = self.picture(frame, prediction, record)
         if self._video is not None:
             self._video.file.write(picture)
             return
@@ -210,11 +229,11 @@ def image_info(frame: Frame) -> ImageInfo:
     return ImageInfo(frame.name, frame.name, height, width, video=video, frame=frame.number)
 
 
-def route_caption(record: ImageRecord) -> str:
+def route_caption(record: ImageRecord, *, title: str = "Route") -> str:
     """What a route cost, in a line."""
     gmacs = record.costs.get("gmacs")
     parts = [] if gmacs is None else [f"executed {gmacs:.4g} GMACs"]
-    return "Route: " + ", ".join([*parts, f"{record.milliseconds:.1f} ms"])
+    return f"{title}: " + ", ".join([*parts, f"{record.milliseconds:.1f} ms"])
 
 
 def encode_picture(picture: np.ndarray, suffix: str) -> bytes:

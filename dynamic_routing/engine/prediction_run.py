@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
 from dynamic_routing.engine.inputs import Frame
 from dynamic_routing.engine.prediction_files import PredictionWriter
-from dynamic_routing.engine.predictor import Predictor
-from dynamic_routing.evaluation.predictions import PredictionRecords
 
 SILENCE = 5.0
 """Seconds between two lines of progress; shorter runs show none."""
@@ -59,8 +58,12 @@ class Progress:
         return f"{self._done} of {self._total} images done, {pace}, ETA {left}"
 
 
+Predict = Callable[[Sequence[np.ndarray]], list[dict[str, Any]]]
+"""A :class:`~dynamic_routing.engine.predictor.Predictor` or what does the same."""
+
+
 def predict_all(
-    predictor: Predictor,
+    predictor: Predict,
     frames: Iterable[Frame],
     writer: PredictionWriter,
     *,
@@ -97,16 +100,3 @@ def _batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
     stream = iter(frames)
     while batch := list(islice(stream, size)):
         yield batch
-
-
-def summary(records: PredictionRecords) -> str:
-    """How many images were done, and what they took on average."""
-    parts = [f"{len(records.images)} image{'' if len(records.images) == 1 else 's'}"]
-    milliseconds = [r.milliseconds for r in records.routes if np.isfinite(r.milliseconds)]
-    gmacs = [r.costs["gmacs"] for r in records.routes if "gmacs" in r.costs]
-    if milliseconds:
-        parts.append(f"{np.mean(milliseconds):.1f} ms an image on average")
-    if gmacs:
-        spread = f"{min(gmacs):.4g} to {max(gmacs):.4g}"
-        parts.append(f"{np.mean(gmacs):.4g} GMACs executed on average ({spread})")
-    return ", ".join(parts)

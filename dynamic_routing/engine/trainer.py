@@ -21,6 +21,7 @@ from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpoint
 from dynamic_routing.engine.hooks import BestCheckpoint, TrainingProgress
 from dynamic_routing.engine.kmeans_hook import build_kmeans_hook, check_images
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader, count_images
+from dynamic_routing.engine.route_pictures_hook import build_route_pictures
 from dynamic_routing.engine.solver import (
     build_lr_scheduler,
     build_optimizer,
@@ -106,6 +107,9 @@ class Trainer(DefaultTrainer):
             position = next(i for i, h in enumerate(found) if isinstance(h, hooks.EvalHook)) + 1
             period = self.cfg.TEST.EVAL_PERIOD
             found.insert(position, BestCheckpoint(self.checkpointer, metric=best, period=period))
+        pictures = build_route_pictures(self.cfg, unwrapped(self.model))
+        if pictures is not None:  # behind the evaluation, before the writers
+            found.insert(len(found) - 1, pictures)
         return found
 
     @classmethod

@@ -33,8 +33,8 @@ def instance_tiles(
     kept = found[found.scores >= SHOWN_SCORE].to("cpu")
     truth = true_instances(record.get("annotations", []), image.shape[0], image.shape[1])
     return {
-        "prediction": _drawn(image, kept, names, dataset_name),
-        "truth": _drawn(image, truth, names, dataset_name),
+        "prediction": drawn_instances(image, kept, names, dataset_name),
+        "truth": drawn_instances(image, truth, names, dataset_name),
     }
 
 
@@ -53,11 +53,19 @@ def true_instances(annotations: list[dict[str, Any]], height: int, width: int) -
     return instances
 
 
-def _drawn(
+def drawn_instances(
     image: np.ndarray, instances: Instances, names: list[str], dataset_name: str
 ) -> np.ndarray:
-    """The enlarged image with boxes, masks and class names."""
-    from dynamic_routing.evaluation.prediction_pictures import (  # which imports our neighbour
+    """The enlarged image with boxes, masks, keypoints and class names.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        instances: in the form of a prediction, at the size of the image.
+        names: of the classes.
+        dataset_name: whose metadata say how keypoints are joined.
+    """
+    from dynamic_routing.evaluation.examples import spread_colour  # both import this module
+    from dynamic_routing.evaluation.prediction_pictures import (
         LegibleVisualizer,
         display_size,
         resized_instances,
@@ -71,5 +79,7 @@ def _drawn(
         boxes=large.pred_boxes,
         labels=[names[i] for i in large.pred_classes.tolist()],
         masks=large.pred_masks.numpy() if large.has("pred_masks") and len(large) else None,
+        assigned_colors=[np.array(spread_colour(i)) / 255 for i in range(len(large))],
+        keypoints=large.pred_keypoints if large.has("pred_keypoints") and len(large) else None,
     )
     return drawn.get_image()

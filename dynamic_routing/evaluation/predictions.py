@@ -170,6 +170,19 @@ class PredictionRecords:
         """All routes, sorted by file name; None without any."""
         return collect(self.routes, self._spaces, "of the inputs") if self.routes else None
 
+    def summary(self) -> str:
+        """How many images were done, and what they took on average."""
+        count = len(self.images)
+        parts = [f"{count} image{'' if count == 1 else 's'}"]
+        milliseconds = [r.milliseconds for r in self.routes if np.isfinite(r.milliseconds)]
+        gmacs = [r.costs["gmacs"] for r in self.routes if "gmacs" in r.costs]
+        if milliseconds:
+            parts.append(f"{np.mean(milliseconds):.1f} ms an image on average")
+        if gmacs:
+            spread = f"{min(gmacs):.4g} to {max(gmacs):.4g}"
+            parts.append(f"{np.mean(gmacs):.4g} GMACs executed on average ({spread})")
+        return ", ".join(parts)
+
 
 def image_entry(image_id: int, info: ImageInfo) -> dict[str, Any]:
     """One image as COCO lists it, with its name here."""

@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN
 
 from dynamic_routing.modeling.losses import with_routing_losses
 from dynamic_routing.modeling.meta_arch import RoutingMixin
+from dynamic_routing.randomness import kept_random_state
 
 
 @META_ARCH_REGISTRY.register()
@@ -23,6 +24,11 @@ class DynamicRoutingRCNN(RoutingMixin, GeneralizedRCNN):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read what GeneralizedRCNN reads, and the losses on routes."""
         return with_routing_losses(cfg, GeneralizedRCNN.from_config(cfg))
+
+    def visualize_training(self, *arguments: Any) -> None:
+        """Detectron2's pictures of VIS_PERIOD, whose random colours cost no random number."""
+        with kept_random_state():
+            super().visualize_training(*arguments)
 
 
 @META_ARCH_REGISTRY.register()

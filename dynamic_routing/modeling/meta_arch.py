@@ -59,7 +59,7 @@ class RoutingMixin(nn.Module):
             losses.update(self._losses(routes, [image_id(x) for x in batched_inputs]))
             return losses
         outputs: list[dict[str, Any]] = [{} for _ in batched_inputs]
-        for group in self._equal_sizes(batched_inputs):
+        for group in self.routed_groups(batched_inputs):
             for i, output in zip(group, self._infer([batched_inputs[i] for i in group])):
                 outputs[i] = output
         return outputs
@@ -86,8 +86,8 @@ class RoutingMixin(nn.Module):
             output["milliseconds"] = milliseconds
         return outputs
 
-    def _equal_sizes(self, batched_inputs: list[dict[str, Any]]) -> list[list[int]]:
-        """Positions of the images, grouped by their size after padding to the stride."""
+    def routed_groups(self, batched_inputs: list[dict[str, Any]]) -> list[list[int]]:
+        """Positions of the images of each forward, grouped by their size padded to the stride."""
         stride = max(int(self.backbone.size_divisibility), 1)  # type: ignore[arg-type]
         groups: dict[tuple[int, int], list[int]] = {}
         for i, inputs in enumerate(batched_inputs):

@@ -6,9 +6,11 @@ Nothing in this package imports Detectron2.
 from dynamic_routing.routing.cell import RoutingCell
 from dynamic_routing.routing.cells import OPERATIONS, PUBLISHED_CELL
 from dynamic_routing.routing.decoder import SegmentationDecoder
+from dynamic_routing.routing.editing import common_route, edited
 from dynamic_routing.routing.execution import PreparedNetwork, prepare_for_inference
 from dynamic_routing.routing.gates import ACTIVATIONS, FIXED, GateSpec
 from dynamic_routing.routing.network import RoutingNetwork, StemSpec
+from dynamic_routing.routing.replay import fixed_routes
 from dynamic_routing.routing.routes import (
     UNREACHED_RULES,
     RoutedModule,
@@ -38,6 +40,9 @@ __all__ = [
     "RoutingSpace",
     "SegmentationDecoder",
     "StemSpec",
+    "common_route",
+    "edited",
+    "fixed_routes",
     "prepare_for_inference",
     "record_routes",
 ]

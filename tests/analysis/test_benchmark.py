@@ -7,10 +7,9 @@ import torch
 
 from dynamic_routing.analysis import benchmark as bench
 from dynamic_routing.analysis import benchmark_networks as networks
-from dynamic_routing.analysis.forced import FORCED_STRENGTH, forced_routes
-from dynamic_routing.routing import RoutingNetwork, RoutingSpace, prepare_for_inference
+from dynamic_routing.analysis.sparsity import FORCED_STRENGTH
+from dynamic_routing.routing import RoutingNetwork, RoutingSpace
 from dynamic_routing.routing.cost import CostModel
-from tests.routing.builders import assert_same
 
 LAST = "80 % of the paths closed"
 
@@ -47,22 +46,6 @@ def test_levels_close_what_they_say_and_reach_an_output(setting, level):
     assert share == 1.0 if level == networks.OPEN else share <= 0.55
     if level == LAST:
         assert share <= 0.21 and not torch.equal(routes.open[0], routes.open[1])
-
-
-def test_forced_routes_are_taken_and_given_back(setting):
-    network = setting.network
-    routes = networks.level_routes(setting, LAST, count=2)
-    prepared = prepare_for_inference(network)
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    plain = prepared(setting.images).routes.gates
-    with torch.no_grad(), forced_routes(network, routes), forced_routes(prepared, routes):
-        dense, lean = network.forward_dense(setting.images), prepared(setting.images)
-        assert torch.equal(dense.routes.gates, routes.gates)
-        assert_same(lean, dense, tolerance=1e-4)
-    assert torch.equal(prepared(setting.images).routes.gates, plain)
-    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
-    with forced_routes(prepared, routes), pytest.raises(ValueError, match="2 images .* group of 3"):
-        prepared.cell(network.space.nodes[0]).gate.activation(torch.zeros(3, 2))
 
 
 def test_candidates_run_what_they_say(setting):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 
+from dynamic_routing import analysis
 from dynamic_routing.analysis.panel import encode_png
-from dynamic_routing.analysis.strip import MAX_COLUMNS, route_strip, with_route
+from dynamic_routing.analysis.strip import MAX_COLUMNS, grid_picture, route_strip, with_route
 from dynamic_routing.routing import Routes, RoutingSpace
+from tests.modeling.builders import REPOSITORY
 
 SPACE = RoutingSpace.grid(3)
 EDGES = len(SPACE.edges)
@@ -83,3 +88,24 @@ def test_route_of_several_images_is_refused():
         with_route(
             np.zeros((4, 4, 3), np.uint8), Routes(SPACE, gates(2), "absent", (4, 4)), caption=""
         )
+
+
+def test_library_names_are_those_of_their_modules_and_cost_nothing_before_use():
+    assert analysis.with_route is with_route and analysis.route_strip is route_strip
+    assert all(callable(getattr(analysis, name)) for name in analysis.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = analysis.nonsense
+    code = "import sys, dynamic_routing.analysis; print('matplotlib' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_grid_picture_has_the_asked_width_and_shows_its_gates():
+    few, many = (
+        grid_picture(SPACE, torch.full((EDGES,), value), caption="x", label="share", width=700)
+        for value in (0.05, 1.0)
+    )
+    assert few.shape == many.shape and few.shape[1] == 700 and few.dtype == np.uint8
+    assert (few != many).any(axis=-1).mean() > 0.005

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynamic_routing.analysis.forced import closed_paths, force_routes
+from dynamic_routing.analysis.sparsity import closed_paths
 from dynamic_routing.routing import (
     OPERATIONS,
     UNREACHED_RULES,
@@ -28,6 +28,7 @@ from dynamic_routing.routing import (
 )
 from dynamic_routing.routing import run_image as run_image_module
 from dynamic_routing.routing.cost import CostModel
+from dynamic_routing.routing.replay import force_routes
 from tests.routing.builders import (
     SMALL_DETECTION,
     assert_same,

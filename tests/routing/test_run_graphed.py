@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dynamic_routing.analysis.forced import closed_paths, forced_routes
+from dynamic_routing.analysis.sparsity import closed_paths
 from dynamic_routing.routing import (
     UNREACHED_RULES,
     GateSpec,
     Routes,
     RoutingSpace,
+    fixed_routes,
     prepare_for_inference,
     run_graphed,
 )
@@ -186,7 +187,7 @@ def test_batches_forced_routes_and_autocast_are_not_recorded(recorder):
     prepared(images)
     gates = closed_paths(network.space, 0.5, generator=torch.Generator().manual_seed(0))
     routes = Routes(network.space, gates[None], network.unreached, (32, 32))
-    with forced_routes(prepared, routes):
+    with fixed_routes(prepared, routes):
         for _ in range(2):
             prepared(images[:1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
