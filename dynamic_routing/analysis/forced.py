@@ -6,7 +6,7 @@ weight changes, and the network is as before when the ``with`` ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -42,6 +42,16 @@ class _Rows:
         row = self._turn if count == 1 and images > 1 else 0
         return self.strengths[row : row + 1, columns].expand(count, -1)
 
+    def of_group(self, columns: slice, members: Sequence[int]) -> Tensor:
+        """Strengths (len(members), k) of one cell for these images of the batch."""
+        if len(self.strengths) == 1:
+            return self.strengths[:, columns].expand(len(members), -1)
+        if max(members) >= len(self.strengths):
+            raise ValueError(
+                f"routes of {len(self.strengths)} images cannot be forced on image {max(members)}"
+            )
+        return self.strengths[list(members), columns]
+
 
 class ForcedGate(Gate):
     """A gate whose answer is given; in training scaled by its own, so that it has a gradient."""
@@ -71,11 +81,17 @@ class _ForcedPreparedGate(PreparedGate):
     def __init__(self, gate: PreparedGate, rows: _Rows, columns: slice, *, first: bool) -> None:
         super().__init__()
         self.gate = gate
+        # With several routes the host decides whose turn it is.
+        self.recordable = gate.recordable and len(rows.strengths) == 1
         self._rows, self._columns, self._first = rows, columns, first
 
     def activation(self, logits: Tensor) -> Tensor:  # type: ignore[override]
         """The forced strengths (N, k)."""
         return self._rows.of(self._columns, len(logits), first=self._first)
+
+    def activate_group(self, logits: Tensor, members: Sequence[int]) -> Tensor:
+        """The forced strengths of some images of the batch."""
+        return self._rows.of_group(self._columns, members)
 
     def forward(self, x: Tensor) -> Tensor:
         """The gate network's own logits (N, k)."""
@@ -99,6 +115,13 @@ def force_routes(network: RoutingNetwork | PreparedNetwork, routes: Routes) -> N
             cell.gate = _ForcedPreparedGate(cell.gate, rows, columns, first=first).train(mode)
         else:
             cell.gate = ForcedGate(cell.gate, rows, columns, first=first).train(mode)
+    _forget_recordings(network)
+
+
+def _forget_recordings(network: RoutingNetwork | PreparedNetwork) -> None:
+    """Recordings hold the kernels of the gates that were there."""
+    if isinstance(network, PreparedNetwork) and network.graphed is not None:
+        network.graphed.clear()
 
 
 @contextmanager
@@ -111,6 +134,7 @@ def forced_routes(network: RoutingNetwork | PreparedNetwork, routes: Routes) -> 
     finally:
         for node, gate in before.items():
             network.cell(node).gate = gate  # type: ignore[assignment]
+        _forget_recordings(network)
 
 
 def closed_cells(space: RoutingSpace, share: float, *, generator: torch.Generator) -> Tensor:

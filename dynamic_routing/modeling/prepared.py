@@ -27,11 +27,11 @@ def prepare_model(model: nn.Module, *, graphs: bool = False) -> nn.Module:
         model: any model, not wrapped. One without a routing network is returned as it is.
         graphs: whether single images run from CUDA graphs where the model is on a GPU.
     """
+    if not any(isinstance(m, RoutingNetwork) for m in model.modules()):
+        return model
     graphs = graphs and next(model.parameters()).is_cuda
     replaced = {id(m): _prepared(m, graphs=graphs) for m in model.modules()}
     memo = {key: part for key, part in replaced.items() if part is not None}
-    if not any(isinstance(m, RoutingNetwork) for m in model.modules()):
-        return model
     return copy.deepcopy(model, memo).eval()
 
 
