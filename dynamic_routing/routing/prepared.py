@@ -51,6 +51,10 @@ class PreparedGate(nn.Module):
         """Logits (N, k), in at least float32, of the cell's input (N, C, H, W)."""
         raise NotImplementedError
 
+    def activate_group(self, logits: Tensor, members: Sequence[int]) -> Tensor:
+        """:attr:`activation` of some images of a batch; ``members``: their positions there."""
+        return self.activation(logits)
+
 
 class PreparedSoftGate(PreparedGate):
     """:class:`SoftGate` with its norm folded and its pooling and prediction as one product."""
@@ -160,6 +164,11 @@ class PreparedCell(nn.Module):
 def double_size(x: Tensor) -> Tensor:
     """Bilinear x2, as an up edge ends."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def positions(rows: Sequence[int], *, device: torch.device) -> Tensor:
+    """Rows of a batch as an index tensor, for which the host does not wait for the device."""
+    return torch.tensor(rows).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)

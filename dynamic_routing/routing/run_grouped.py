@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dynamic_routing.routing.prepared import Step, double_size
+from dynamic_routing.routing.prepared import Step, double_size, positions
 from dynamic_routing.routing.space import INITIAL, EdgeKind, Node
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def run_grouped(network: PreparedNetwork, images: Tensor) -> GroupedRun:
             arrived = here.pop(step.node)
             members = sorted(arrived.images)
             groups.append((members, _sum(arrived, members, network, images, step.node.scale)))
-        gates = [s.cell.gate.activation(s.cell.gate(x)) for s, (_, x) in zip(steps, groups)]
+        gates = []
+        for step, (members, x) in zip(steps, groups, strict=True):
+            gates.append(step.cell.gate.activate_group(step.cell.gate(x), members))
         read = iter(torch.cat([g.flatten() for g in gates]).tolist())
         for step, (members, x), strengths in zip(steps, groups, gates, strict=True):
             for n in members:
@@ -133,7 +135,7 @@ def _take(x: Tensor, rows: Sequence[int]) -> Tensor:
     """Some rows of ``x``; ``x`` itself where that is all of them."""
     if len(rows) == len(x):
         return x
-    return x.index_select(0, torch.tensor(rows, device=x.device))
+    return x.index_select(0, positions(rows, device=x.device))
 
 
 def _sum(
@@ -147,6 +149,6 @@ def _sum(
         if part == members:
             total = total if y is total else total.add_(y)
         else:
-            index = torch.tensor([position[n] for n in part], device=y.device)
+            index = positions([position[n] for n in part], device=y.device)
             total.index_add_(0, index, y.to(total.dtype))
     return total
