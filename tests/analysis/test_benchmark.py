@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 import torch
 
@@ -33,7 +36,10 @@ def test_summary_follows_from_the_times():
     assert rows[1].efficiency == pytest.approx((1 / 4) / (1 / 3)) and rows[2].efficiency is None
     assert rows[0].efficiency == 1
     assert "0.75" in bench.format_rows(rows)
-    assert bench.as_json(rows, device="x")["rows"][1]["name"] == "a"
+    content = json.loads(bench.as_json(rows, device="x"))
+    assert content["rows"][1]["name"] == "a" and content["device"] == "x"
+    with pytest.raises(ValueError, match="JSON"):
+        bench.as_json(rows, peak=float("inf"))
 
 
 @pytest.mark.parametrize("level", networks.LEVELS)
@@ -63,6 +69,28 @@ def test_forced_routes_are_taken_and_given_back(setting):
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     with forced_routes(prepared, routes), pytest.raises(ValueError, match="2 images .* group of 3"):
         prepared.cell(network.space.nodes[0]).gate.activation(torch.zeros(3, 2))
+
+
+def test_different_routes_are_forced_on_groups_too(setting):
+    network, images = setting.network, torch.randn(4, 3, 64, 64)
+    wide = networks.Setting(network, images)
+    routes = networks.level_routes(wide, LAST, count=4)
+    assert len(torch.unique(routes.open, dim=0)) > 1
+    grouped = prepare_for_inference(network, grouped=True)
+    with torch.no_grad(), forced_routes(network, routes), forced_routes(grouped, routes):
+        assert_same(grouped(images), network.forward_dense(images), tolerance=1e-4)
+        with pytest.raises(ValueError, match="4 images cannot be forced on image 4"):
+            grouped(torch.randn(5, 3, 64, 64))
+
+
+def test_candidates_are_where_the_images_are(setting):
+    """A data type stands for the device, which a machine without a GPU cannot change."""
+    network = copy.deepcopy(setting.network).double()
+    there = networks.Setting(network, setting.images.double())
+    routes = networks.level_routes(there, LAST)
+    found = [networks.static(there, LAST, routes), *networks.heads(there, LAST, routes)]
+    for candidate in [*found, *networks.executors(there, LAST, routes, 1)]:
+        candidate.run()
 
 
 def test_candidates_run_what_they_say(setting):
