@@ -34,6 +34,7 @@ def cuda_recorder(stream: torch.cuda.Stream) -> Recorder:
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Work) -> Work:
+        """A graph of ``work``, which is carried out once on the way."""
         graph = torch.cuda.CUDAGraph()
         here = torch.cuda.current_stream(device)
         stream.wait_stream(here)
