@@ -29,10 +29,15 @@ def prepare_model(model: nn.Module, *, graphs: bool = False) -> nn.Module:
     """
     if not any(isinstance(m, RoutingNetwork) for m in model.modules()):
         return model
-    graphs = graphs and next(model.parameters()).is_cuda
+    graphs = graphs and is_on_gpu(model)
     replaced = {id(m): _prepared(m, graphs=graphs) for m in model.modules()}
     memo = {key: part for key, part in replaced.items() if part is not None}
     return copy.deepcopy(model, memo).eval()
+
+
+def is_on_gpu(model: nn.Module) -> bool:
+    """Whether the model's weights are on a CUDA device."""
+    return next(model.parameters()).is_cuda
 
 
 def _prepared(module: nn.Module, *, graphs: bool) -> nn.Module | None:
