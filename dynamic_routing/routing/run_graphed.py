@@ -1,10 +1,10 @@
 """One image through a prepared network by recorded kernels: CUDA graphs, eager where they fail.
 
-What a layer launches follows from which of its nodes exist, which of those hold data, and which of
-their edges are open: its *pattern*. Gate strengths stay on the device and are read by the kernels,
-so a recording serves every image of the same pattern. A recording covers the cells of one layer
-and the gates of the next, whose existing nodes the pattern determines. The host reads each layer's
-gates once, as eagerly, and replays one recording a layer instead of launching some fifty kernels.
+What a layer launches follows from which of its nodes exist and which of their edges are open: its
+*pattern*. Gate strengths stay on the device and are read by the kernels, so a recording serves
+every image of the same pattern. A recording covers the cells of one layer and the gates of the
+next, whose existing nodes the pattern determines. The host reads each layer's gates once, as
+eagerly, and replays one recording a layer instead of launching some fifty kernels.
 
 Patterns repeat where routes have settled. A pattern is recorded when it is met the second time;
 recordings and input sizes are bounded, the least recently used ones go. Settings that choose
@@ -164,7 +164,7 @@ class _Size:
             if not arrived:  # nothing to launch, and an empty recording would be warned of
                 return ImageRun([row], {})
             work = partial(self._advance, number, tuple(cells), arrived)
-            self.recordings.run((number, tuple(here.items()), tuple(cells)), work)
+            self.recordings.run((number, tuple(cells)), work)
             here = arrived
         outputs = {n.scale: self._input(n).clone() if data else None for n, data in here.items()}
         return ImageRun([row], outputs)
