@@ -42,6 +42,23 @@ def test_summary_follows_from_the_times():
         bench.as_json(rows, peak=float("inf"))
 
 
+def test_key_figures_follow_from_the_times():
+    ours = bench.Candidate("executor", LAST, 1, 1e9, lambda: None, seconds=[1.0] * 3)
+    graphs = bench.Candidate(networks.GRAPHS, LAST, 1, 1e9, lambda: None, seconds=[0.5] * 3)
+    dense = bench.Candidate("dense definition", LAST, 1, 5e9, lambda: None, seconds=[4.0] * 3)
+    rival = bench.Candidate("ResNet-50-FPN", networks.OPEN, 1, 3e9, lambda: None, seconds=[2.0] * 3)
+    assert networks.key_figures([ours, graphs, dense, rival]) == {
+        f"dense definition / executor, {LAST}, batch 1": 4,
+        f"dense definition / {networks.GRAPHS}, {LAST}, batch 1": 8,
+        f"ResNet-50-FPN / executor, {LAST}, batch 1": 2,
+        f"ResNet-50-FPN / executor, {LAST}, batch 1, our time per multiply-add / theirs": 1.5,
+        f"ResNet-50-FPN / {networks.GRAPHS}, {LAST}, batch 1": 4,
+        f"ResNet-50-FPN / {networks.GRAPHS}, {LAST}, batch 1, our time per multiply-add / theirs": (
+            0.75
+        ),
+    }
+
+
 @pytest.mark.parametrize("level", networks.LEVELS)
 def test_levels_close_what_they_say_and_reach_an_output(setting, level):
     routes = networks.level_routes(setting, level, count=2)
