@@ -14,17 +14,15 @@ that does other work, --clock cpu leaves out the time in which others had the co
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dynamic_routing.analysis import benchmark as bench
 from dynamic_routing.analysis import benchmark_networks as networks
+from dynamic_routing.files import write_atomically
 from dynamic_routing.routing import GateSpec, RoutingNetwork, RoutingSpace
 
 
@@ -41,19 +39,6 @@ def trained_network(config_file: Path | None, weights: Path) -> RoutingNetwork:
     model = build_model(get_config(config_file, ["MODEL.DEVICE", "cpu"]))
     RoutingCheckpointer(model, strict=True).load(str(weights))
     return routed_network(model.backbone)
-
-
-def read_images(files: list[Path], size: tuple[int, int], count: int) -> Tensor:
-    """(count, 3, H, W), the files in turn, or noise if there are none; zero mean."""
-    if not files:
-        return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
-    import numpy as np
-    from PIL import Image
-
-    resized = [Image.open(f).convert("RGB").resize((size[1], size[0])) for f in files]
-    pixels = [np.array(image, dtype=np.float32)[:, :, ::-1] - 115.0 for image in resized]
-    images = [torch.from_numpy(p.transpose(2, 0, 1).copy()) for p in pixels]
-    return torch.stack([images[i % len(images)] for i in range(count)])
 
 
 def candidates(setting: networks.Setting, args: argparse.Namespace) -> list[bench.Candidate]:
@@ -80,13 +65,22 @@ def candidates(setting: networks.Setting, args: argparse.Namespace) -> list[benc
     return found
 
 
-def device_name(device: torch.device) -> str:
-    """The processor's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def check(args: argparse.Namespace) -> None:
+    """Refuse what would fail, or mean nothing, after minutes of measuring."""
+    counts = {"--layers": args.layers, "--repeats": args.repeats, "--threads": args.threads}
+    counts |= {"--batches": min(args.batches), "--training-batch": args.training_batch}
+    counts |= {"--size": min(args.size)}
+    for option, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{option} must be at least 1, got {count}")
+    if args.config_file and not args.weights:
+        raise ValueError("--config-file needs the --weights that it describes")
+    if args.device not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {args.device}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is no GPU here")
+    if args.json and not args.json.parent.is_dir():
+        raise ValueError(f"--json: no such folder: {args.json.parent}")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -114,6 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     args = parse(argv)
+    check(args)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
@@ -123,13 +118,13 @@ def main(argv: list[str] | None = None) -> int:
         space, gate = RoutingSpace.grid(args.layers), GateSpec(small=args.small_gate)
         network = RoutingNetwork(space, width=args.width, gate=gate)
     count = max(*args.batches, args.training_batch)
-    images = read_images(args.images, tuple(args.size), count).to(device)
+    images = networks.read_images(args.images, tuple(args.size), count).to(device)
     found = candidates(networks.Setting(network.eval().to(device), images), args)
     peak = bench.measure(found, repeats=args.repeats, clock=args.clock, device=device)
     rows = bench.summarise(found, peak=peak, open_level=networks.OPEN)
     figures = networks.key_figures(found)
     about: dict[str, Any] = {
-        "device": device_name(device), "threads": args.threads, "torch": torch.__version__,
+        "device": bench.device_name(device), "threads": args.threads, "torch": torch.__version__,
         "size": list(args.size), "repeats": args.repeats, "clock": args.clock,
         "peak_gmacs_per_second": peak / 1e9,
     }  # fmt: skip
@@ -137,8 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     print(bench.format_rows(rows))
     print("\n".join(f"{value:6.2f}  {name}" for name, value in figures.items()))
     if args.json:
-        content = json.dumps(bench.as_json(rows, **about, figures=figures), indent=1)
-        args.json.write_text(content, encoding="utf-8")
+        write_atomically(args.json, bench.as_json(rows, **about, figures=figures).encode())
     return 0
 
 

@@ -8,11 +8,15 @@ fall as multiply-adds fall.
 
 from __future__ import annotations
 
+import json
+import platform
 import statistics
+import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -189,9 +193,23 @@ def format_rows(rows: Sequence[Row]) -> str:
     return tabulate(body, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def as_json(rows: Sequence[Row], **about: Any) -> dict[str, Any]:
-    """The rows and what they were measured on, as JSON types."""
-    return {**about, "rows": [asdict(row) for row in rows]}
+def as_json(rows: Sequence[Row], **about: Any) -> str:
+    """The rows and what they were measured on, as strict JSON.
+
+    Raises:
+        ValueError: a number that JSON does not have, such as an infinite one.
+    """
+    content = {**about, "rows": [asdict(row) for row in rows]}
+    return json.dumps(content, indent=1, allow_nan=False)
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 class _LiveBytes(TorchDispatchMode):

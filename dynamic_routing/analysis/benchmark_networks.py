@@ -10,6 +10,7 @@ import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -42,6 +43,7 @@ LEVELS: dict[str, tuple[Callable[..., Tensor], float]] = {
 }
 """Level -> which edges it closes, and the share."""
 
+GRAPHS = "executor, CUDA graphs"
 TRAINED = "trained"
 DIFFERENT = "80 % closed, different routes"
 CANDIDATES = 51
@@ -68,6 +70,23 @@ class Setting:
     def size(self) -> tuple[int, int]:
         """(height, width) of the images."""
         return self.images.shape[-2], self.images.shape[-1]
+
+
+def read_images(files: Sequence[Path], size: tuple[int, int], count: int) -> Tensor:
+    """(count, 3, H, W), the files in turn, or noise if there are none; zero mean.
+
+    Raises:
+        OSError: a file that is no image.
+    """
+    if not files:
+        return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
+    import numpy as np
+    from PIL import Image
+
+    resized = [Image.open(f).convert("RGB").resize((size[1], size[0])) for f in files]
+    pixels = [np.array(image, dtype=np.float32)[:, :, ::-1] - 115.0 for image in resized]
+    images = [torch.from_numpy(p.transpose(2, 0, 1).copy()) for p in pixels]
+    return torch.stack([images[i % len(images)] for i in range(count)])
 
 
 def level_routes(setting: Setting, level: str, *, count: int = 1) -> Routes:
@@ -101,7 +120,10 @@ def forced_copy(network: Network, routes: Routes | None) -> Network:
 
 
 def executors(setting: Setting, level: str, routes: Routes | None, batch: int) -> list[Candidate]:
-    """Executor and dense definition on one level; None: the network's own routes."""
+    """Executor and dense definition on one level; None: the network's own routes.
+
+    On a GPU also the executor from recorded CUDA graphs, which run single images.
+    """
     network, images = setting.network, setting.images[:batch]
     lean = forced_copy(prepare_for_inference(network), routes)
     dense = forced_copy(network, routes)
@@ -112,10 +134,14 @@ def executors(setting: Setting, level: str, routes: Routes | None, batch: int) -
 
     with torch.no_grad():
         needed = float(CostModel(network).executed(lean(images).routes).sum())
-    return [
+    found = [
         Candidate("executor", level, batch, needed, lambda: lean(images)),
         Candidate("dense definition", level, batch, count_macs(run_dense), run_dense),
     ]
+    if batch == 1 and images.is_cuda:
+        graphed = forced_copy(prepare_for_inference(network, graphs=True), routes)
+        found.append(Candidate(GRAPHS, level, batch, needed, lambda: graphed(images)))
+    return found
 
 
 def static(setting: Setting, level: str, routes: Routes) -> Candidate:
@@ -131,7 +157,7 @@ def static(setting: Setting, level: str, routes: Routes) -> Candidate:
         stem=StemSpec(network.image_channels, padding=network.description()["stem padding"]),
     )
     copy_weights(network, cut.eval(), subgraph)
-    lean = prepare_for_inference(cut)
+    lean = prepare_for_inference(cut.to(images))
     return Candidate("static", level, 1, count_macs(lambda: lean(images)), lambda: lean(images))
 
 
@@ -139,7 +165,8 @@ def heads(setting: Setting, level: str, routes: Routes) -> list[Candidate]:
     """The segmentation decoder on one image's features: as defined, and prepared."""
     network, images = setting.network, setting.images[:1]
     channels = [network.channels(s) for s in network.space.scales]
-    decoder = SegmentationDecoder(channels, CLASSES, norm=nn.BatchNorm2d).eval()
+    decoder = SegmentationDecoder(channels, CLASSES, norm=nn.BatchNorm2d)
+    decoder = decoder.to(images).eval()
     lean = PreparedDecoder(decoder)
     output = forced_copy(prepare_for_inference(network), routes)(images)
     reached = {s: output.output_reached(s) for s in output.features}
@@ -221,6 +248,7 @@ def key_figures(candidates: Sequence[Candidate]) -> dict[str, float]:
     figures = {}
     pairs = (
         ("dense definition", "executor", "dense definition / executor"),
+        ("dense definition", GRAPHS, f"dense definition / {GRAPHS}"),
         ("head, dense definition", "head, lean", "head, dense / lean"),
         ("training step, dense", "training step", "training step, dense / skipping"),
     )
@@ -235,8 +263,8 @@ def key_figures(candidates: Sequence[Candidate]) -> dict[str, float]:
     for (name, level, batch), ours in found.items():
         for rival in ("ResNet-50-FPN", "ResNet-50-FPN, channels-last"):
             theirs = found.get((rival, OPEN, batch))
-            if name == "executor" and theirs is not None:
-                title = f"{rival} / executor, {level}, batch {batch}"
+            if name in ("executor", GRAPHS) and theirs is not None:
+                title = f"{rival} / {name}, {level}, batch {batch}"
                 faster = median_ratio(theirs, ours)
                 figures[title] = faster
                 figures[f"{title}, our time per multiply-add / theirs"] = (

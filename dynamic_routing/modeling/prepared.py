@@ -27,12 +27,17 @@ def prepare_model(model: nn.Module, *, graphs: bool = False) -> nn.Module:
         model: any model, not wrapped. One without a routing network is returned as it is.
         graphs: whether single images run from CUDA graphs where the model is on a GPU.
     """
-    graphs = graphs and next(model.parameters()).is_cuda
-    replaced = {id(m): _prepared(m, graphs=graphs) for m in model.modules()}
-    memo = {key: part for key, part in replaced.items() if part is not None}
     if not any(isinstance(m, RoutingNetwork) for m in model.modules()):
         return model
+    graphs = graphs and is_on_gpu(model)
+    replaced = {id(m): _prepared(m, graphs=graphs) for m in model.modules()}
+    memo = {key: part for key, part in replaced.items() if part is not None}
     return copy.deepcopy(model, memo).eval()
+
+
+def is_on_gpu(model: nn.Module) -> bool:
+    """Whether the model's weights are on a CUDA device."""
+    return next(model.parameters()).is_cuda
 
 
 def _prepared(module: nn.Module, *, graphs: bool) -> nn.Module | None:

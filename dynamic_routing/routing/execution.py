@@ -15,6 +15,8 @@ CUDA graphs (``run_graphed.py``). Either way an image's result is the one that i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -106,13 +108,14 @@ class PreparedNetwork(RoutedModule):
             features[scale] = maps[0] if len(maps) == 1 else torch.cat(maps)
             present[scale] = tuple(here for run in runs for here in run.present(scale))
         rows = [row for run in runs for row in run.gates]
-        gates = torch.tensor(rows, dtype=self.gate_dtype, device=images.device)
+        gates = torch.tensor(rows, dtype=self.gate_dtype).to(images.device, non_blocking=True)
         size = (images.shape[-2], images.shape[-1])
         return RoutingOutput(features, Routes(self.space, gates, self.unreached, size), present)
 
     def _runs(self, images: Tensor) -> list[ImageRun] | list[GroupedRun]:
         """The images in the way that suits device and batch."""
-        if len(images) == 1 and self.graphed is not None and self._recordable(images):
+        if len(images) == 1 and self._recordable(images):
+            assert self.graphed is not None, "nothing records"
             return [self.graphed.run(self, images)]
         grouped = images.device.type != "cpu" if self.grouped is None else self.grouped
         if grouped and len(images) > 1:
@@ -120,10 +123,18 @@ class PreparedNetwork(RoutedModule):
         return [run_image(self, images[n : n + 1]) for n in range(len(images))]
 
     def _recordable(self, images: Tensor) -> bool:
-        """Whether nothing but device tensors decides what a layer's kernels compute."""
-        gates = (cell.gate for cell in self.cells.values())
-        autocast = torch.is_autocast_enabled(images.device.type)
-        return not autocast and all(gate.recordable for gate in gates)  # type: ignore[union-attr]
+        """Whether to record, and nothing but device tensors decides what kernels compute."""
+        if self.graphed is None or self.graphed.failed:
+            return False
+        if torch.is_autocast_enabled(images.device.type) or is_traced():
+            return False
+        return all(cell.gate.recordable for cell in self.cells.values())  # type: ignore[union-attr]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedNetwork:
+        """Move or convert the weights, which recordings would still look for where they were."""
+        if self.graphed is not None:
+            self.graphed.clear()
+        return super()._apply(fn, recurse)
 
 
 def prepare_for_inference(

@@ -71,6 +71,13 @@ def is_foldable(norm: nn.Module | None) -> bool:
     return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
 
 
+def is_plain(conv: nn.Module) -> bool:
+    """Whether :class:`FoldedConv` can do what ``conv`` does: zero padding by number of pixels."""
+    if type(conv) is not nn.Conv2d:
+        return False
+    return conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+
+
 def folded_weights(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of ``conv`` followed by a foldable ``norm``, as new tensors.
 
@@ -93,10 +100,11 @@ def folded_weights(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None]:
 
 def fold(module: nn.Module) -> nn.Module:
     """A copy of ``module`` for evaluation with every :class:`ConvNorm` folded where it can be."""
-    if isinstance(module, ConvNorm) and is_foldable(module.norm):
+    if type(module) is ConvNorm and is_plain(module.conv) and is_foldable(module.norm):
         weight, bias = folded_weights(module.conv, module.norm)
         return FoldedConv(weight, bias, like=module.conv, relu=module.relu is not None)
-    if isinstance(module, nn.Conv2d) and type(module) is nn.Conv2d:
+    if is_plain(module):
+        assert isinstance(module, nn.Conv2d), "a plain convolution"
         weight, bias = folded_weights(module, None)
         return FoldedConv(weight, bias, like=module, relu=False)
     children = {id(child): fold(child) for child in module.children()}

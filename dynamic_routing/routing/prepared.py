@@ -162,6 +162,11 @@ def double_size(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
+def positions(rows: Sequence[int], *, device: torch.device) -> Tensor:
+    """Rows of a batch as an index tensor, for which the host does not wait for the device."""
+    return torch.tensor(rows).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Step:
     """One node as the executor runs it.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynamic_routing.routing.cells import upsample
 from dynamic_routing.routing.decoder import SegmentationDecoder
 from dynamic_routing.routing.folding import fold
-from dynamic_routing.routing.prepared import double_size
+from dynamic_routing.routing.prepared import double_size, positions
 from dynamic_routing.routing.space import STEM_STRIDE
 
 
@@ -44,11 +44,12 @@ class PreparedDecoder(nn.Module):
         parts = [(rows, self._scores(features, rows, levels)) for rows, levels in groups]
         if len(parts) == 1:
             return parts[0][1]
-        first = parts[0][1]
-        scores = first.new_empty(count, *first.shape[1:])
-        for rows, part in parts:
-            scores[rows] = part
-        return scores
+        joined = torch.cat([part for _, part in parts])  # autocast leaves some in float32
+        order = [n for rows, _ in parts for n in rows]
+        if order == sorted(order):
+            return joined
+        back = sorted(range(count), key=order.__getitem__)
+        return joined.index_select(0, positions(back, device=joined.device))
 
     def _groups(
         self, reached: Mapping[int, Tensor] | None, count: int, *, one_by_one: bool
@@ -104,5 +105,8 @@ class PreparedDecoder(nn.Module):
 def _rows(x: Tensor, rows: Sequence[int]) -> Tensor:
     """Some images of a batch, in channels-last."""
     first, last = rows[0], rows[-1]
-    part = x[first : last + 1] if last - first + 1 == len(rows) else x[list(rows)]
+    if last - first + 1 == len(rows):
+        part = x[first : last + 1]
+    else:
+        part = x.index_select(0, positions(rows, device=x.device))
     return part.contiguous(memory_format=torch.channels_last)

@@ -49,6 +49,11 @@ class GivenRoutes:
         self._groups: list[list[int]] = []
         self._choose(slice(None))
 
+    @property
+    def single(self) -> bool:
+        """Whether every image takes the same route."""
+        return len(self._every) == 1
+
     def _choose(self, images: slice | list[int]) -> None:
         """Let the next forward be of these images."""
         self._rows, self._reached = self._every[images], self._reached_by[images]
@@ -56,7 +61,7 @@ class GivenRoutes:
 
     def start_model(self, groups: Sequence[list[int]]) -> None:
         """Be told which images the forwards to come are of."""
-        if len(self._every) == 1:
+        if self.single:
             return
         count = sum(len(group) for group in groups)
         if count != len(self._every):
@@ -128,6 +133,8 @@ class _GivenPreparedGate(PreparedGate):
     def __init__(self, gate: PreparedGate, given: GivenRoutes, node: Node) -> None:
         super().__init__()
         self.gate = gate
+        # With several routes the host decides whose turn it is.
+        self.recordable = gate.recordable and given.single
         self._given, self._node = given, node
 
     def activation(self, logits: Tensor) -> Tensor:  # type: ignore[override]
@@ -165,7 +172,14 @@ def force_routes(
             cell.gate = _GivenPreparedGate(cell.gate, given, node).train(mode)
         else:
             cell.gate = gate_type(cell.gate, given, node).train(mode)
+    _forget_recordings(network)
     return given
+
+
+def _forget_recordings(network: RoutingNetwork | PreparedNetwork) -> None:
+    """Recordings hold the kernels of the gates that were there."""
+    if isinstance(network, PreparedNetwork) and network.graphed is not None:
+        network.graphed.clear()
 
 
 def check_routes_fit(network: RoutingNetwork | PreparedNetwork, routes: Routes) -> None:
@@ -260,6 +274,7 @@ def _fixed(module: nn.Module, routes: Routes) -> Iterator[None]:
             handle.remove()
         for node, gate in before.items():
             network.cell(node).gate = gate  # type: ignore[assignment]
+        _forget_recordings(network)
 
 
 def _follow(model: Any, given: GivenRoutes) -> list[torch.utils.hooks.RemovableHandle]:

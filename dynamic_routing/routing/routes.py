@@ -66,8 +66,8 @@ def delivers(
     """
     delivered = UNREACHED_RULES[rule](gates, reached)
     passed_on = reached & ~(gates > 0).any(dim=1)
-    keeps = [edge.kind == "keep" for edge in space.out_edges(node)]
-    return delivered | (passed_on[:, None] & torch.tensor(keeps, device=gates.device))
+    keeps = torch.tensor([edge.kind == "keep" for edge in space.out_edges(node)])
+    return delivered | (passed_on[:, None] & keeps.to(gates.device, non_blocking=True))
 
 
 def add_signal(incoming: dict[Node, Tensor], node: Node, signal: Tensor) -> None:
@@ -205,7 +205,8 @@ class RoutingOutput:
         """(N,) bool: whether anything arrived at the output of ``scale``."""
         if self.present is None:
             return self.routes.output_reached(scale)
-        return torch.tensor(self.present[scale], device=self.routes.gates.device)
+        present = torch.tensor(self.present[scale])
+        return present.to(self.routes.gates.device, non_blocking=True)
 
 
 class RoutedModule(nn.Module):

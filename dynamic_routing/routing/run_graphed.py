@@ -1,18 +1,19 @@
 """One image through a prepared network by recorded kernels: CUDA graphs, eager where they fail.
 
-What a layer launches follows from which of its nodes exist, which of those hold data, and which of
-their edges are open: its *pattern*. Gate strengths stay on the device and are read by the kernels,
-so a recording serves every image of the same pattern. A recording covers the cells of one layer
-and the gates of the next, whose existing nodes the pattern determines. The host reads each layer's
-gates once, as eagerly, and replays one recording a layer instead of launching some fifty kernels.
+What a layer launches follows from which of its nodes exist and which of their edges are open: its
+*pattern*. Gate strengths stay on the device and are read by the kernels, so a recording serves
+every image of the same pattern. A recording covers the cells of one layer and the gates of the
+next, whose existing nodes the pattern determines. The host reads each layer's gates once, as
+eagerly, and replays one recording a layer instead of launching some fifty kernels.
 
 Patterns repeat where routes have settled. A pattern is recorded when it is met the second time;
-recordings and input sizes are bounded, the least recently used ones go.
+recordings and input sizes are bounded, the least recently used ones go. Settings that choose
+kernels (TF32, deterministic algorithms) stay as they were when a pattern was recorded.
 """
 
 from __future__ import annotations
 
-import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -23,94 +24,43 @@ from torch import Tensor
 
 from dynamic_routing.routing.layer_patterns import CellPattern, arrivals_of
 from dynamic_routing.routing.prepared import Step, common_activation, double_size
+from dynamic_routing.routing.recordings import (
+    MAX_RECORDINGS,
+    Recorder,
+    Recordings,
+    cuda_recorder,
+    keep_latest,
+    no_recorder,
+)
 from dynamic_routing.routing.run_image import ImageRun
 from dynamic_routing.routing.space import INITIAL, Node
 
 if TYPE_CHECKING:
     from dynamic_routing.routing.execution import PreparedNetwork
 
-logger = logging.getLogger(__name__)
-
-Work = Callable[[], None]
-"""Kernels on tensors that stay where they are."""
-
-Recorder = Callable[[Work], Work]
-"""From work to a replay of it. Recording does not carry the work out."""
-
-MAX_RECORDINGS = 512
-"""Of one input size: 17 a route if no two routes share a layer's pattern."""
-
 MAX_SIZES = 2
 """Input sizes whose buffers and recordings are kept."""
-
-
-def cuda_recorder() -> Recorder:
-    """Records CUDA graphs that share one pool of memory, since no two run at a time."""
-    pool = torch.cuda.graph_pool_handle()
-
-    def record(work: Work) -> Work:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            work()
-        return graph.replay
-
-    return record
-
-
-def no_recorder(work: Work) -> Work:
-    """For devices without graphs: the work itself."""
-    return work
-
-
-class Recordings:
-    """A bounded cache of recorded work.
-
-    Args:
-        recorder: makes a recording.
-        limit: how many are kept.
-    """
-
-    def __init__(self, recorder: Recorder, *, limit: int = MAX_RECORDINGS) -> None:
-        self._recorder = recorder
-        self._limit = limit
-        self._kept: OrderedDict[Hashable, Work | None] = OrderedDict()
-        self.failed = False
-
-    def __len__(self) -> int:
-        return sum(replay is not None for replay in self._kept.values())
-
-    def run(self, key: Hashable, work: Work) -> None:
-        """Carry out ``work``, which does the same whenever ``key`` is the same."""
-        known = key in self._kept
-        replay = self._kept.get(key)
-        if replay is None and known and not self.failed:
-            replay = self._recorded(work)
-        (replay or work)()
-        self._kept[key] = replay
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
-
-    def _recorded(self, work: Work) -> Work | None:
-        """A recording; None, from now on always, if the device cannot make it."""
-        try:
-            return self._recorder(work)
-        except RuntimeError as error:
-            self.failed = True
-            logger.warning("no CUDA graphs, running eagerly: %s", str(error).splitlines()[0])
-            return None
 
 
 class GraphedRunner:
     """Buffers and recordings of a prepared network, by input size.
 
+    One image at a time: threads wait for one another, and so do streams.
+
     Args:
         limit: recordings kept for each input size.
+
+    Attributes:
+        failed: whether the device could not record; nothing is tried again.
     """
 
     def __init__(self, *, limit: int = MAX_RECORDINGS) -> None:
         self._limit = limit
         self._sizes: OrderedDict[Hashable, _Size] = OrderedDict()
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._done: torch.cuda.Event | None = None
+        self._lock = threading.Lock()
+        self.failed = False
 
     def __deepcopy__(self, memo: dict[int, object]) -> GraphedRunner:
         """A copy of the network has other weights: it records anew."""
@@ -123,17 +73,56 @@ class GraphedRunner:
         """How many there are."""
         return sum(len(size.recordings) for size in self._sizes.values())
 
+    def clear(self) -> None:
+        """Forget everything, for weights that were replaced."""
+        with self._lock:
+            self._forget()
+
     def run(self, network: PreparedNetwork, image: Tensor) -> ImageRun:
         """Route one image (1, C, H, W). The result is its own."""
+        with self._lock:
+            size = self._size(network, image)
+            if self._done is not None:  # the run before, on whatever stream it was
+                self._done.wait(torch.cuda.current_stream(image.device))
+            found = size.run(image)
+            if image.is_cuda:
+                self._done = torch.cuda.Event()
+                self._done.record(torch.cuda.current_stream(image.device))
+            if size.recordings.failed:
+                self.failed = True
+                self._forget()
+            return found
+
+    def _size(self, network: PreparedNetwork, image: Tensor) -> _Size:
+        """Buffers and recordings for images like this one."""
         weights = next(network.stem.buffers())
         key = (tuple(image.shape), image.dtype, image.device, weights.dtype, weights.data_ptr())
-        if key not in self._sizes:
-            recorder = cuda_recorder() if image.is_cuda else no_recorder
-            self._sizes[key] = _Size(network, image, Recordings(recorder, limit=self._limit))
-        self._sizes.move_to_end(key)
-        if len(self._sizes) > MAX_SIZES:
-            self._sizes.popitem(last=False)
-        return self._sizes[key].run(image)
+        size = self._sizes.get(key)
+        if size is None:
+            recordings = Recordings(self._recorder(image.device), limit=self._limit)
+            # Tensors made in inference mode could not be written to outside of it.
+            with torch.inference_mode(False):
+                size = _Size(network, image, recordings)
+        if keep_latest(self._sizes, key, size, limit=MAX_SIZES) is not None:
+            self._wait()
+        return size
+
+    def _recorder(self, device: torch.device) -> Recorder:
+        """Records on ``device``."""
+        if device.type != "cuda":
+            return no_recorder
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return cuda_recorder(self._streams[device])
+
+    def _forget(self) -> None:
+        self._wait()
+        self._sizes.clear()
+
+    def _wait(self) -> None:
+        """Before buffers go: they may be in use on another stream than the one that made them."""
+        if self._done is not None:
+            self._done.synchronize()
 
 
 class _Size:
@@ -150,7 +139,7 @@ class _Size:
         self._stem = network.stem
         self._released = network.unreached == "released"
         self._edges = len(network.space.edges)
-        self._image = image.contiguous(memory_format=torch.channels_last).clone()
+        self._image = torch.empty_like(image, memory_format=torch.channels_last)
         self._inputs = {
             (parity, scale): network.zeros(image, scale, 1)
             for parity in range(2)
@@ -165,8 +154,6 @@ class _Size:
         here: dict[Node, bool] = {INITIAL: True}
         self.recordings.run("start", self._start)
         for number, layer in enumerate(self._layers):
-            if not here:
-                break
             read = self._gates.tolist()[0]
             cells = []
             for step in (step for step in layer if step.node in here):
@@ -174,8 +161,10 @@ class _Size:
                 opened = tuple(value > 0 for value in read[step.columns])
                 cells.append(CellPattern(step.node, opened))
             arrived = arrivals_of(layer, cells, zeros_too=self._released)
+            if not arrived:  # nothing to launch, and an empty recording would be warned of
+                return ImageRun([row], {})
             work = partial(self._advance, number, tuple(cells), arrived)
-            self.recordings.run((number, tuple(here.items()), tuple(cells)), work)
+            self.recordings.run((number, tuple(cells)), work)
             here = arrived
         outputs = {n.scale: self._input(n).clone() if data else None for n, data in here.items()}
         return ImageRun([row], outputs)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dynamic_routing.routing.prepared import Step, double_size
+from dynamic_routing.routing.prepared import Step, double_size, positions
 from dynamic_routing.routing.space import INITIAL, EdgeKind, Node
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _take(x: Tensor, rows: Sequence[int]) -> Tensor:
     """Some rows of ``x``; ``x`` itself where that is all of them."""
     if len(rows) == len(x):
         return x
-    return x.index_select(0, torch.tensor(rows, device=x.device))
+    return x.index_select(0, positions(rows, device=x.device))
 
 
 def _sum(
@@ -147,6 +147,6 @@ def _sum(
         if part == members:
             total = total if y is total else total.add_(y)
         else:
-            index = torch.tensor([position[n] for n in part], device=y.device)
+            index = positions([position[n] for n in part], device=y.device)
             total.index_add_(0, index, y.to(total.dtype))
     return total

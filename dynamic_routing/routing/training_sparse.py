@@ -196,6 +196,7 @@ class _WithZeroGradients(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         """Gates, logits and the ``count`` features as they are; the others are the parameters."""
         ctx.set_materialize_grads(False)
+        ctx.mark_dirty(*tensors[:count])  # else they would be views that no head may overwrite
         ctx.parameters = tensors[count:]
         ctx.gates = gates.detach()
         return gates, logits, *tensors[:count]

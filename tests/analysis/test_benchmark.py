@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 import torch
 
@@ -32,7 +35,27 @@ def test_summary_follows_from_the_times():
     assert rows[1].efficiency == pytest.approx((1 / 4) / (1 / 3)) and rows[2].efficiency is None
     assert rows[0].efficiency == 1
     assert "0.75" in bench.format_rows(rows)
-    assert bench.as_json(rows, device="x")["rows"][1]["name"] == "a"
+    content = json.loads(bench.as_json(rows, device="x"))
+    assert content["rows"][1]["name"] == "a" and content["device"] == "x"
+    with pytest.raises(ValueError, match="JSON"):
+        bench.as_json(rows, peak=float("inf"))
+
+
+def test_key_figures_follow_from_the_times():
+    ours = bench.Candidate("executor", LAST, 1, 1e9, lambda: None, seconds=[1.0] * 3)
+    graphs = bench.Candidate(networks.GRAPHS, LAST, 1, 1e9, lambda: None, seconds=[0.5] * 3)
+    dense = bench.Candidate("dense definition", LAST, 1, 5e9, lambda: None, seconds=[4.0] * 3)
+    rival = bench.Candidate("ResNet-50-FPN", networks.OPEN, 1, 3e9, lambda: None, seconds=[2.0] * 3)
+    assert networks.key_figures([ours, graphs, dense, rival]) == {
+        f"dense definition / executor, {LAST}, batch 1": 4,
+        f"dense definition / {networks.GRAPHS}, {LAST}, batch 1": 8,
+        f"ResNet-50-FPN / executor, {LAST}, batch 1": 2,
+        f"ResNet-50-FPN / executor, {LAST}, batch 1, our time per multiply-add / theirs": 1.5,
+        f"ResNet-50-FPN / {networks.GRAPHS}, {LAST}, batch 1": 4,
+        f"ResNet-50-FPN / {networks.GRAPHS}, {LAST}, batch 1, our time per multiply-add / theirs": (
+            0.75
+        ),
+    }
 
 
 @pytest.mark.parametrize("level", networks.LEVELS)
@@ -46,6 +69,16 @@ def test_levels_close_what_they_say_and_reach_an_output(setting, level):
     assert share == 1.0 if level == networks.OPEN else share <= 0.55
     if level == LAST:
         assert share <= 0.21 and not torch.equal(routes.open[0], routes.open[1])
+
+
+def test_candidates_are_where_the_images_are(setting):
+    """A data type stands for the device, which a machine without a GPU cannot change."""
+    network = copy.deepcopy(setting.network).double()
+    there = networks.Setting(network, setting.images.double())
+    routes = networks.level_routes(there, LAST)
+    found = [networks.static(there, LAST, routes), *networks.heads(there, LAST, routes)]
+    for candidate in [*found, *networks.executors(there, LAST, routes, 1)]:
+        candidate.run()
 
 
 def test_candidates_run_what_they_say(setting):

@@ -15,6 +15,7 @@ from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpoint
 from dynamic_routing.engine.predictor import Predictor, confidence_overrides
 from dynamic_routing.modeling import get_config
 from dynamic_routing.modeling.config import ConfigError
+from dynamic_routing.routing import PreparedNetwork, record_routes
 from tests.modeling.builders import CLASSES, relative_error, small_config, small_model
 from tests.modeling.detectors import DETECTORS, small_detector, small_detector_config
 
@@ -59,6 +60,13 @@ def test_batch_of_different_sizes_equals_one_by_one(predictor):
         assert len(a["routes"]) == 1 and a["milliseconds"] > 0
         assert not a["sem_seg"].requires_grad
     assert len({tuple(a["routes"].open[0].tolist()) for a in together}) > 1
+
+
+def test_predictor_runs_a_prepared_copy(predictor):
+    with record_routes(predictor.model) as own, record_routes(predictor._prepared) as prepared:
+        predictor(pictures((64, 96)))
+    assert own == [] and len(prepared) == 1
+    assert any(isinstance(m, PreparedNetwork) for m in predictor._prepared.modules())
 
 
 @pytest.mark.parametrize("kind", ["mask_rcnn", "retinanet", "panoptic_fpn"])

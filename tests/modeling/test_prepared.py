@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynamic_routing.modeling import prepare_model
+from dynamic_routing.modeling import prepared as prepared_module
 from dynamic_routing.modeling.features import FeatureMaps
 from dynamic_routing.modeling.neck import ProjectionNeck
 from dynamic_routing.modeling.prepared import PreparedProjection
@@ -117,6 +118,24 @@ def test_evaluation_runs_prepared_models(monkeypatch):
         Trainer.test(cfg, model, evaluators=[])
     assert all(any(isinstance(m, PreparedNetwork) for m in s.modules()) for s in seen)
     assert seen[0] is not seen[1]  # made anew, since weights change between evaluations
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_evaluation_records_graphs_where_config_and_device_allow(graphs, monkeypatch):
+    from detectron2.engine import DefaultTrainer
+
+    from dynamic_routing.engine.trainer import Trainer
+    from tests.modeling.builders import small_config
+
+    seen = []
+    monkeypatch.setattr(DefaultTrainer, "test", lambda cfg, model, evaluators: seen.append(model))
+    model = small_model(seed=1)
+    cfg = small_config("MODEL.DYNAMIC_ROUTING.CUDA_GRAPHS", str(graphs))
+    Trainer.test(cfg, model, evaluators=[])
+    monkeypatch.setattr(prepared_module, "is_on_gpu", lambda model: True)
+    Trainer.test(cfg, model, evaluators=[])
+    records = [m.backbone.network.graphed is not None for m in seen]
+    assert records == [False, graphs]
 
 
 def test_switch_of_the_config_reaches_the_network():

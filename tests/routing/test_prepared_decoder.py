@@ -54,6 +54,20 @@ def test_prepared_decoder_equals_decoder_on_every_pattern(pyramid_pooling, norm)
         assert relative_error(prepared._scores(maps, rows, pattern), expected[rows]) < 1e-12
 
 
+def test_images_of_one_pattern_run_together_and_come_back_in_order(monkeypatch):
+    made = decoder()
+    prepared = PreparedDecoder(made)
+    here = [True, False, True, False, True]
+    reached = {s: torch.tensor(here if s else [True] * 5) for s in range(4)}
+    maps = features(5, reached)
+    groups = prepared._groups
+    monkeypatch.setattr(
+        prepared, "_groups", lambda *args, one_by_one: groups(*args, one_by_one=False)
+    )
+    assert len(prepared._groups(reached, 5, one_by_one=True)) == 2
+    assert relative_error(prepared(maps, reached), made(maps, reached)) < 1e-12
+
+
 def test_levels_that_nothing_reached_cost_nothing():
     prepared = PreparedDecoder(decoder())
     counts = []
@@ -64,3 +78,14 @@ def test_levels_that_nothing_reached_cost_nothing():
             prepared(maps, reached)
         counts.append(counter.get_total_flops())
     assert counts[0] == 0 < counts[1] < counts[2]
+
+
+def test_images_without_features_join_the_others_under_autocast():
+    made = decoder().float()
+    prepared = PreparedDecoder(made)
+    for first in (False, True):
+        reached = {s: torch.tensor([first, not first]) for s in range(4)}
+        maps = {s: x.float() for s, x in features(2, reached).items()}
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            expected, found = made(maps, reached), prepared(maps, reached)
+        assert relative_error(found.float(), expected.float()) < 0.05

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynamic_routing.analysis.sparsity import closed_paths
@@ -19,6 +21,7 @@ from dynamic_routing.routing import (
     prepare_for_inference,
     run_graphed,
 )
+from dynamic_routing.routing.replay import force_routes
 from tests.routing.builders import (
     SMALL_DETECTION,
     assert_same,
@@ -180,16 +183,11 @@ def test_a_device_that_cannot_record_runs_eagerly(monkeypatch, caplog):
     ]
 
 
-def test_batches_forced_routes_and_autocast_are_not_recorded(recorder):
+def test_batches_and_autocast_are_not_recorded(recorder):
     network = small_network(seed=1, bias=0.5).float()
     prepared = prepare_for_inference(network, graphs=True)
     images = random_images(2, 32, 32).float()
     prepared(images)
-    gates = closed_paths(network.space, 0.5, generator=torch.Generator().manual_seed(0))
-    routes = Routes(network.space, gates[None], network.unreached, (32, 32))
-    with fixed_routes(prepared, routes):
-        for _ in range(2):
-            prepared(images[:1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for _ in range(2):
             prepared(images[:1])
@@ -197,6 +195,127 @@ def test_batches_forced_routes_and_autocast_are_not_recorded(recorder):
     for _ in range(2):
         prepared(images[:1])
     assert recorder.made > 0
+
+
+def test_recordings_of_fixed_routes_end_with_them(recorder):
+    network = small_network(seed=1, bias=0.5)
+    prepared = prepare_for_inference(network, graphs=True)
+    image = random_images(1, 32, 32)
+    own = [prepared(image) for _ in range(3)][-1]
+    for seed in range(3):
+        gates = closed_paths(network.space, 0.3, generator=torch.Generator().manual_seed(seed))
+        routes = Routes(network.space, gates[None].double(), network.unreached, (32, 32))
+        made, replayed = recorder.made, recorder.replayed
+        with fixed_routes(prepared, routes), torch.no_grad(), fixed_routes(network, routes):
+            expected = network.forward_dense(image)
+            for _ in range(3):
+                assert_same(prepared(image), expected)
+        assert recorder.made > made and recorder.replayed > replayed
+        assert_same(prepared(image), own, tolerance=1e-12)
+
+
+def test_routes_of_several_images_are_not_recorded(recorder):
+    network = small_network(seed=1, bias=0.5)
+    prepared = prepare_for_inference(network, graphs=True)
+    closed = [
+        closed_paths(network.space, 0.3, generator=torch.Generator().manual_seed(n)) for n in (0, 1)
+    ]
+    gates = torch.stack(closed).double()
+    force_routes(prepared, Routes(network.space, gates, network.unreached, (32, 32)))
+    for n in range(6):
+        taken = prepared(random_images(1, 32, 32)).routes.gates[0]
+        assert torch.equal(taken[taken > 0], gates[n % 2][taken > 0])
+    assert recorder.made == 0
+
+
+def test_inference_mode_and_no_grad_may_take_turns(recorder):
+    network = small_network(seed=1, bias=0.5)
+    prepared = prepare_for_inference(network, graphs=True)
+    image = random_images(1, 32, 32)
+    with torch.inference_mode():
+        prepared(image)
+    outputs = [prepared(image) for _ in range(3)]
+    with torch.inference_mode():
+        outputs.append(prepared(image))
+    for output in outputs:
+        assert_same(output, network.forward_dense(image))
+    assert recorder.replayed > recorder.made > 0
+
+
+def test_weights_that_move_are_recorded_anew(recorder):
+    network = small_network(seed=1, bias=0.5)
+    prepared = prepare_for_inference(network, graphs=True)
+    image = random_images(1, 32, 32)
+    for _ in range(3):
+        prepared(image)
+    assert prepared.graphed.recordings() > 0
+    nn.ModuleList([prepared]).float().double()  # perhaps back to the same address
+    assert prepared.graphed.recordings() == 0
+    assert_same(prepared(image), network.forward_dense(image), tolerance=1e-4)
+
+
+def test_threads_take_turns(recorder):
+    network = small_network(seed=1, bias=0.3)
+    prepared = prepare_for_inference(network, graphs=True)
+    images = random_images(4, 32, 32)
+    with torch.no_grad():
+        expected = [network.forward_dense(images[n : n + 1]) for n in range(4)]
+    inside, overlaps = [], []
+    run = run_graphed._Size.run
+
+    def watched(size, image):
+        overlaps.append(len(inside))
+        inside.append(1)
+        found = run(size, image)
+        inside.pop()
+        return found
+
+    def work(n):
+        found[n] = [prepared(images[n : n + 1]) for _ in range(6)]
+
+    found: dict[int, list] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_graphed._Size, "run", watched)
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert max(overlaps) == 0 and len(overlaps) == 24
+    for n, wanted in enumerate(expected):
+        for output in found[n]:
+            assert_same(output, wanted)
+
+
+def test_nothing_is_recorded_where_nothing_arrives(monkeypatch):
+    def record(work):
+        with Tape() as tape:
+            work()
+        assert tape.kernels, "an empty recording"
+        return work
+
+    monkeypatch.setattr(run_graphed, "no_recorder", record)
+    whole = RoutingSpace.grid(3)
+    kept = [e for e in whole.edges if not (e.kind == "keep" and e.source.layer == 1)]
+    network = small_network(whole.subspace(kept), seed=1)
+    close_everything(network)
+    prepared = check(network, random_images(1, 32, 32))
+    assert prepared.graphed.recordings() > 0
+
+
+def test_a_device_that_cannot_record_is_not_asked_again(monkeypatch):
+    asked = []
+
+    def refuse(work):
+        asked.append(work)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(run_graphed, "no_recorder", refuse)
+    prepared = prepare_for_inference(small_network(seed=1, bias=0.5), graphs=True)
+    for width in (32, 64, 96):
+        for _ in range(3):
+            prepared(random_images(1, 32, width))
+    assert len(asked) == 1 and prepared.graphed.failed
 
 
 def test_copies_and_pickles_record_anew(recorder):

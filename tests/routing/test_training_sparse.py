@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from dynamic_routing.analysis.benchmark import count_macs, stored_activations
@@ -171,6 +172,52 @@ def test_logits_of_closed_gates_of_reached_cells_keep_their_gradient():
     first = network.cell(network.space.nodes[0]).gate.predict.bias.grad
     assert torch.equal(first, torch.full_like(first, 2.0))
     assert all(p.grad is not None for p in network.parameters())
+
+
+def test_a_head_may_overwrite_the_features():
+    gradients = []
+    for skip in (True, False):
+        network = small_network(seed=1).float().train()
+        network.skip_closed = skip
+        output = network(random_images(2, 32, 64).float())
+        sum(f.relu_().sum() for f in output.features.values()).backward()
+        gradients.append(network.stem.first.conv.weight.grad)
+    assert gradients[1].abs().max() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_and_accumulated_gradients_are_those_of_dense_training(reentrant):
+    found = []
+    for skip in (True, False):
+        network = small_network(seed=1).float().train()
+        network.skip_closed = skip
+
+        def run(x, network=network):
+            output = network(x)
+            return (*output.features.values(), output.routes.gates)
+
+        for seed in range(2):
+            images = random_images(2, 32, 64, seed).float().requires_grad_()
+            outputs = torch.utils.checkpoint.checkpoint(run, images, use_reentrant=reentrant)
+            sum(x.square().mean() for x in outputs).backward()
+        found.append({n: p.grad for n, p in network.named_parameters()})
+    for name, expected in found[1].items():
+        scale = expected.abs().max().clamp(min=1e-6)
+        assert (found[0][name] - expected).abs().max() / scale < GRADIENTS, name
+
+
+def test_losses_under_autocast_are_those_of_dense_training():
+    for seed in range(3):
+        losses = []
+        for skip in (True, False):
+            network = small_network(seed=seed).float().train()
+            network.skip_closed = skip
+            with torch.autocast("cpu", torch.bfloat16):
+                output = network(random_images(2, 32, 64, seed).float())
+            loss = sum(f.float().square().mean() for f in output.features.values())
+            losses.append((loss + output.routes.gates.mean()).detach())
+        assert torch.equal(*losses)
 
 
 def _two_ranks(rank: int, port: int) -> None:
