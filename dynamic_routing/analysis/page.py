@@ -33,18 +33,33 @@ th.number, td.number { text-align: right; padding-left: .75rem; }
 figure { margin: 1rem 0; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { color: #444; font-size: .9rem; }
+h4 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
+.row { display: flex; flex-wrap: wrap; gap: 0 1rem; }
+.row figure { margin: .5rem 0; }
+figure.half { flex: 1 1 340px; max-width: 552px; }
+figure.tile { flex: 1 1 260px; max-width: 520px; }
+figure.thumb { flex: 1 1 130px; max-width: 208px; overflow-wrap: anywhere; }
+ul.legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0; margin: .25rem 0;
+  list-style: none; font-size: .9rem; }
+.legend span { display: inline-block; width: .9em; height: .9em; margin-right: .35em;
+  border: 1px solid #555; vertical-align: -.1em; }
 details p { font-size: .9rem; }
 .missing { color: #555; font-style: italic; }
+.data { color: #555; font-size: .85rem; overflow-wrap: anywhere; }
 .note, .warning { padding: .5rem .75rem; border-left: 4px solid #0072b2; background: #f2f7fb; }
 .warning { border-color: #d55e00; background: #fdf3ec; font-weight: 600; }
-@media (max-width: 1040px) { figure img { width: 1040px; max-width: none; } }
-@media (max-width: 480px) { table { font-size: .875rem; } }
+@media screen and (max-width: 720px) {
+  .wide img { width: 680px; max-width: none; }
+  .wide figcaption::after { content: " (Wide: scroll it sideways.)"; color: #555; }
+}
+@media (max-width: 480px) { table { font-size: .875rem; } body { padding: .75rem; } }
 @media print {
-  body { font-size: 11pt; max-width: none; padding: 0; }
+  body { font-size: 10.5pt; max-width: none; padding: 0; }
   .scroll { overflow: visible; }
-  figure img { width: 100%; max-width: 100%; }
+  .wide img { width: 100%; max-width: 100%; }
   figure, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, h4 { break-after: avoid; }
+  .legend span { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   article + article { break-before: page; }
 }
 """

@@ -60,16 +60,20 @@ class Palette:
         known = (labels >= 0) & (labels < count)
         return table[np.where(known, labels, count)]
 
-    def legend(self, labels: Sequence[np.ndarray]) -> list[Patch]:
-        """An entry for every class that occurs in ``labels``, and one for ignored pixels."""
+    def entries(self, labels: Sequence[np.ndarray]) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+        """Name and colour of every class that occurs in ``labels``, and of ignored pixels."""
         present = np.unique(np.concatenate([np.unique(image) for image in labels]))
         classes = [c for c in present.tolist() if 0 <= c < len(self.names)]
         entries = [(self.names[c], self.colours[c]) for c in classes]
         if len(classes) < len(present):
             entries.append(("ignored", IGNORED_COLOUR))
+        return tuple(entries)
+
+    def legend(self, labels: Sequence[np.ndarray]) -> list[Patch]:
+        """:meth:`entries` for a figure."""
         return [
             Patch(facecolor=_unit(colour), edgecolor="#222222", linewidth=0.5, label=name)
-            for name, colour in entries
+            for name, colour in self.entries(labels)
         ]
 
 

@@ -35,9 +35,7 @@ class Hits:
     missed: int = 0
 
     def __add__(self, other: Hits) -> Hits:
-        return Hits(
-            self.found + other.found, self.false + other.false, self.missed + other.missed
-        )
+        return Hits(self.found + other.found, self.false + other.false, self.missed + other.missed)
 
     @property
     def f1(self) -> float:

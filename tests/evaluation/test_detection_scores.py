@@ -70,7 +70,9 @@ def without_crowds(images):
     dataset = coco_dataset(images=images, objects=5)
     for a in dataset["annotations"]:
         a["iscrowd"] = 0
-    dataset["annotations"] = [a for a in dataset["annotations"] if isinstance(a["segmentation"], list)]  # noqa: E501
+    dataset["annotations"] = [
+        a for a in dataset["annotations"] if isinstance(a["segmentation"], list)
+    ]  # noqa: E501
     return dataset
 
 
