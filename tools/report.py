@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def read_runs(args: argparse.Namespace) -> list[RunFiles]:
     """The runs that are asked for, with titles that differ."""
     folders = [args.run] if args.compare is None else [args.run, args.compare]
-    names = [folder.resolve().name for folder in folders]
+    names = ["/".join(folder.resolve().parts[-2:]) for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     return [

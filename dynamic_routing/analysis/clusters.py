@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from dynamic_routing.analysis.drawing import draw_route
-from dynamic_routing.analysis.panel import route_figure_size
+from dynamic_routing.analysis.panel import compact_route
 from dynamic_routing.routing.routes import Routes
 
 
@@ -87,11 +86,8 @@ def average_route_figure(clusters: ClusteredRoutes, cluster: int) -> Figure:
     rows = clusters.rows(cluster)
     if not len(rows):
         raise ValueError(f"cluster {cluster} has no images")
-    space = clusters.routes.space
-    figure = Figure(figsize=route_figure_size(space), layout="constrained")
     rates = clusters.routes.open[rows].double().mean(dim=0)
-    draw_route(figure.subplots(), space, rates, label="share of images")
-    return figure
+    return compact_route(clusters.routes.space, rates, label="share of images")
 
 
 def nearest_images(clusters: ClusteredRoutes, cluster: int, count: int) -> list[int]:

@@ -87,7 +87,7 @@ def columns_table(
 # Pictures ---------------------------------------------------------------------------------------
 
 
-def picture(content: bytes, caption: str, kind: str = "wide") -> str:
+def picture(content: bytes, caption: str, kind: str = "wide", *, width: int = 1120) -> str:
     """A PNG or JPEG inside the page.
 
     Args:
@@ -95,6 +95,7 @@ def picture(content: bytes, caption: str, kind: str = "wide") -> str:
         caption: what it shows; also what a screen reader says.
         kind: "wide" for a figure of the page's width, which scrolls on a phone; "half" for one of
             half the width, the full one on a phone; "tile" and "thumb" for photographs in rows.
+        width: pixels that a wide figure takes where there is room.
 
     Raises:
         ValueError: neither PNG nor JPEG.
@@ -106,7 +107,8 @@ def picture(content: bytes, caption: str, kind: str = "wide") -> str:
     image = f'<img alt="{text}" src="data:{mime};base64,{data}">'
     if kind == "wide":
         image = f'<div class="scroll">{image}</div>'
-    return f'<figure class="{kind}">{image}<figcaption>{text}</figcaption></figure>'
+    style = f' style="--w:{int(width)}px"' if kind == "wide" else ""
+    return f'<figure class="{kind}"{style}>{image}<figcaption>{text}</figcaption></figure>'
 
 
 def row_of(pictures: Iterable[str]) -> str:

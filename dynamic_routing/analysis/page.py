@@ -27,17 +27,18 @@ h3 { font-size: 1.1rem; margin-top: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid #d9d9d9; }
-th[scope=row] { font-weight: 400; color: #444; }
+th[scope=row] { font-weight: 400; color: #444; min-width: 5em; }
 td:not(.number) { overflow-wrap: anywhere; }
 th.number, td.number { text-align: right; padding-left: .75rem; }
 figure { margin: 1rem 0; }
 figure img { display: block; width: 100%; height: auto; }
+.wide img { max-width: var(--w); }
 figcaption { color: #444; font-size: .9rem; }
 h4 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
 .row { display: flex; flex-wrap: wrap; gap: 0 1rem; }
 .row figure { margin: .5rem 0; }
-figure.half { flex: 1 1 340px; max-width: 552px; }
-figure.tile { flex: 1 1 260px; max-width: 520px; }
+figure.half { flex: 1 1 420px; max-width: 552px; }
+figure.tile { flex: 1 1 300px; max-width: 520px; }
 figure.thumb { flex: 1 1 130px; max-width: 208px; overflow-wrap: anywhere; }
 ul.legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0; margin: .25rem 0;
   list-style: none; font-size: .9rem; }
@@ -49,7 +50,7 @@ details p { font-size: .9rem; }
 .note, .warning { padding: .5rem .75rem; border-left: 4px solid #0072b2; background: #f2f7fb; }
 .warning { border-color: #d55e00; background: #fdf3ec; font-weight: 600; }
 @media screen and (max-width: 720px) {
-  .wide img { width: 680px; max-width: none; }
+  .wide img { width: min(680px, var(--w)); max-width: none; }
   .wide figcaption::after { content: " (Wide: scroll it sideways.)"; color: #555; }
 }
 @media (max-width: 480px) { table { font-size: .875rem; } body { padding: .75rem; } }

@@ -7,7 +7,7 @@ run are never read as formulas.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,15 +15,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dynamic_routing.analysis.curves import LINE_COLOURS, LINE_STYLES, TrainingLog
+from dynamic_routing.analysis.html import picture
 from dynamic_routing.analysis.panel import encode_png
 
 HALF = (5.8, 3.3)
 """Inches, of a figure of half the page's width."""
 
+HALF_WIDTH = 6.0
+"""Inches up to which a figure takes half of the page."""
+
 DPI = 120
+CSS_DPI = 96
+"""Pixels that a browser takes for an inch."""
+
+MAX_BYTES = 120_000
+"""Wished size of a figure, so that a page stays below 8 MB."""
+
 BINS = 20
 MAX_CLASSES = 40
 """So many classes are drawn in a confusion matrix at most; more could not be read."""
+
+LETTER = 0.08
+"""Inches of a letter of a class name, roughly."""
 
 CELL = 0.27
 """Inches of a cell of the confusion matrix."""
@@ -32,6 +45,21 @@ NUMBERED = 20
 """Up to so many classes have their percentages written into the cells."""
 
 NAME_LENGTH = 26
+
+
+def shown(figure: Figure, caption: str, *, dpi: int = DPI, max_bytes: int = MAX_BYTES) -> str:
+    """A figure as HTML: of half the page's width if it is narrow enough, else wide.
+
+    Args:
+        figure: to be drawn.
+        caption: what it shows.
+        dpi: dots an inch, at most.
+        max_bytes: wished size.
+    """
+    width = figure.get_figwidth()
+    kind = "half" if width <= HALF_WIDTH else "wide"
+    content = encode_figure(figure, dpi=dpi, max_bytes=max_bytes)
+    return picture(content, caption, kind, width=round(CSS_DPI * width))
 
 
 def encode_figure(figure: Figure, *, dpi: int = DPI, max_bytes: int | None = None) -> bytes:
@@ -51,8 +79,13 @@ def encode_figure(figure: Figure, *, dpi: int = DPI, max_bytes: int | None = Non
     return content
 
 
-def curves_figure(log: TrainingLog, names: Sequence[str], label: str) -> Figure:
+def curves_figure(log: TrainingLog, names: Mapping[str, str], label: str) -> Figure:
     """Quantities of a training over its iterations; those that it lacks are left out.
+
+    Args:
+        log: the training.
+        names: quantity -> what it is called in the legend.
+        label: of the vertical axis.
 
     Raises:
         ValueError: it has none of them.
@@ -67,13 +100,17 @@ def curves_figure(log: TrainingLog, names: Sequence[str], label: str) -> Figure:
         series = log.series(name)
         marker = "o" if len(series.values) <= 8 else ""
         axes.plot(
-            series.iterations, series.values, label=name, color=colour, marker=marker,
+            series.iterations, series.values, label=names[name], color=colour, marker=marker,
             linestyle=style, linewidth=1.6, markersize=4,  # type: ignore[arg-type]
         )  # fmt: skip
     _frame(axes, "iteration", label)
-    legend = axes.legend(frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    last = max(*log.rows, 1)
+    axes.set_xlim(-0.02 * last, 1.02 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if len(found) > 1 or names[found[0]] != label:
+        legend = axes.legend(frameon=False, fontsize=9)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -100,7 +137,7 @@ def histogram_figure(values: np.ndarray, label: str) -> Figure:
     axes.axvline(average, color=LINE_COLOURS[1], linestyle="--", label=f"average {average:.4g}")
     _frame(axes, label, "images")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside upper right", frameon=False, fontsize=9)
     return figure
 
 
@@ -158,10 +195,11 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     shares = confusion[np.ix_(rows, rows)] / np.maximum(totals, 1)
     names = [_short(classes[row]) for row in rows]
     cell = 1.6 * CELL if len(rows) <= NUMBERED else CELL
-    side = max(3.2, cell * len(rows))
-    figure = Figure(figsize=(side + 3.4, side + 1.6), layout="constrained")
+    side = max(2.4, cell * len(rows))
+    margin = 0.6 + LETTER * max(map(len, names))
+    figure = Figure(figsize=(side + margin + 0.8, side + margin), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(rows)), names, rotation=90, fontsize=9, parse_math=False)
     axes.set_yticks(range(len(rows)), names, fontsize=9, parse_math=False)
     axes.set_xlabel("prediction")
@@ -170,7 +208,8 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     if len(rows) <= NUMBERED:
         _write_shares(axes, shares)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
-    bar.set_label("share of the truth")
+    bar.set_label("share of the truth", fontsize=9)
+    bar.ax.tick_params(labelsize=9)
     return figure
 
 

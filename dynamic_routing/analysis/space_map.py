@@ -157,7 +157,7 @@ def _scatter(
     axes: Axes, points: np.ndarray, found: SpaceMap, costs: np.ndarray | None, label: str
 ) -> None:
     """One mark and colour a cluster; without clusters by cost, or plain."""
-    style: dict[str, Any] = {"s": 20, "alpha": 0.75, "linewidths": 0}
+    style: dict[str, Any] = {"s": _dot_size(len(points)), "alpha": 0.75, "linewidths": 0}
     if found.labels is None:
         _scatter_costs(axes, points, None if costs is None else costs[found.rows], label)
     else:
@@ -175,7 +175,7 @@ def _scatter(
 
 def _scatter_costs(axes: Axes, points: np.ndarray, costs: np.ndarray | None, label: str) -> None:
     """Dots coloured by cost, dark is dear."""
-    style: dict[str, Any] = {"s": 20, "alpha": 0.85, "linewidths": 0}
+    style: dict[str, Any] = {"s": _dot_size(len(points)), "alpha": 0.85, "linewidths": 0}
     if costs is None or not np.isfinite(costs).all():
         axes.scatter(points[:, 0], points[:, 1], c=PLAIN_COLOUR, **style)
         return
@@ -183,6 +183,11 @@ def _scatter_costs(axes: Axes, points: np.ndarray, costs: np.ndarray | None, lab
     bar = axes.figure.colorbar(dots, ax=axes, aspect=30, pad=0.02)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=9)
+
+
+def _dot_size(points: int) -> float:
+    """Area of a mark in square points: smaller where there are many."""
+    return float(np.clip(4000 / max(points, 1), 8, 45))
 
 
 def marker(cluster: int) -> str:

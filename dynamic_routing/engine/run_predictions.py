@@ -16,7 +16,7 @@ from dynamic_routing.compat import load_label_image
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.loaders import build_mapper, prepare_datasets
 from dynamic_routing.evaluation.examples import class_palette
-from dynamic_routing.evaluation.instance_tiles import instance_tiles
+from dynamic_routing.evaluation.instance_tiles import SHOWN_SCORE, instance_tiles
 from dynamic_routing.evaluation.report_pictures import ImageTiles, StoredImages
 from dynamic_routing.evaluation.run_files import RunFiles
 from dynamic_routing.modeling.config import resolve_device
@@ -24,6 +24,9 @@ from dynamic_routing.modeling.prepared import prepare_model
 
 WEIGHTS = ("model_final.pth", "model_best.pth")
 """What is taken where ``last_checkpoint`` names nothing."""
+
+INSTANCE_SIDE = 480
+"""Pixels of the longer side at which boxes are drawn, so that labels can be read beside others."""
 
 
 class PredictedImages(StoredImages):
@@ -73,8 +76,11 @@ class PredictedImages(StoredImages):
         except (ValueError, OSError, RuntimeError) as error:
             raise MissingPartError(f"no prediction of {file_name}: {error}") from error
         if "instances" in output:
-            drawn = instance_tiles(photo, record, output["instances"], self._dataset)
-            return ImageTiles({"image": photo, **drawn}, routes=output.get("routes"))
+            found = output["instances"]
+            drawn = instance_tiles(photo, record, found, self._dataset, side=INSTANCE_SIDE)
+            said = f"prediction, {int((found.scores >= SHOWN_SCORE).sum())} objects"
+            tiles = {"image": photo, said: drawn["prediction"], "truth": drawn["truth"]}
+            return ImageTiles(tiles, routes=output.get("routes"))
         if "sem_seg" not in output:
             raise MissingPartError("predictions of this kind of network are not drawn")
         labels = {"prediction": output["sem_seg"].argmax(dim=0).cpu().numpy()}

@@ -40,9 +40,9 @@ MAX_BYTES = 1 << 30
 """Largest file that is read: some 10 million images."""
 
 METRICS = {
-    "mask_f1": "F1 of masks",
+    "mask_f1": "mask F1",
     "iou": "IoU",
-    "box_f1": "F1 of boxes",
+    "box_f1": "box F1",
     "pixel_accuracy": "pixel accuracy",
 }
 """Metric -> what it is called; the first one that is there ranks the images."""

@@ -5,30 +5,26 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from dynamic_routing.analysis.data_files import columns_csv, csv_bytes
-from dynamic_routing.analysis.drawing import draw_route
 from dynamic_routing.analysis.html import (
     columns_table,
     folded,
     format_percentage,
     paragraph,
-    picture,
     values_table,
 )
-from dynamic_routing.analysis.panel import route_figure_size
+from dynamic_routing.analysis.panel import compact_route
 from dynamic_routing.analysis.report import Content, MissingPartError, need
 from dynamic_routing.analysis.run_figures import (
     MAX_CLASSES,
     confusion_figure,
     confusion_rows,
-    encode_figure,
+    shown,
 )
 from dynamic_routing.analysis.run_folder import Results
 from dynamic_routing.analysis.statistics import RouteStatistics, route_statistics
 from dynamic_routing.evaluation.image_scores import NOTHING
-from dynamic_routing.evaluation.report_sections import FIGURE_BYTES
 from dynamic_routing.evaluation.run_files import RunFiles
 from dynamic_routing.routing.space import Edge
 
@@ -57,13 +53,11 @@ def edge_frequency(run: RunFiles) -> Content:
         "gates never open": len(found.never_open),
         "gates always open": len(found.always_open),
     }
-    figure = Figure(figsize=route_figure_size(found.space), layout="constrained")
-    draw_route(figure.subplots(), found.space, found.open_rate, label="share of images")
+    figure = compact_route(found.space, found.open_rate, label="share of images")
     html = [
         paragraph(f"{verdict}: {found.collapse_reason}.", "warning" if found.collapsed else "note"),
         values_table(numbers),
-        picture(encode_figure(figure, max_bytes=FIGURE_BYTES),
-                "How often each edge was open over the data set; grey edges never were."),
+        shown(figure, "How often each edge was open over the data set; grey edges never were."),
         _edge_list("Gates that never open", found.never_open),
         _edge_list("Gates that always open", found.always_open),
     ]  # fmt: skip
@@ -129,8 +123,7 @@ def confusion(run: RunFiles) -> Content:
             f" Boxes with a score of at least 0.5 are matched at IoU 0.5; {NOTHING} stands for a "
             "missed object's prediction and for a false detection's truth."
         )
-    kind = "wide" if figure.get_figwidth() > 6 else "half"
-    html = picture(encode_figure(figure, max_bytes=2 * FIGURE_BYTES), text, kind)
+    html = shown(figure, text)
     data = csv_bytes(["truth", *classes], ([n, *row] for n, row in zip(classes, counts.tolist())))
     return Content(html, {"confusion.csv": data})
 

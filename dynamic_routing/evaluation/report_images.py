@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from dynamic_routing.analysis.clusters import (
     average_route_figure,
@@ -15,7 +14,6 @@ from dynamic_routing.analysis.clusters import (
     nearest_images,
 )
 from dynamic_routing.analysis.data_files import csv_bytes
-from dynamic_routing.analysis.drawing import draw_route
 from dynamic_routing.analysis.html import (
     columns_table,
     heading,
@@ -24,9 +22,9 @@ from dynamic_routing.analysis.html import (
     picture,
     row_of,
 )
-from dynamic_routing.analysis.panel import route_figure_size
+from dynamic_routing.analysis.panel import compact_route
 from dynamic_routing.analysis.report import Content, MissingPartError, NotAvailable, need
-from dynamic_routing.analysis.run_figures import encode_figure
+from dynamic_routing.analysis.run_figures import shown
 from dynamic_routing.evaluation.image_scores import METRICS
 from dynamic_routing.evaluation.report_pictures import StoredImages, encode_thumb
 from dynamic_routing.evaluation.run_files import RunFiles, cost_title
@@ -38,8 +36,9 @@ NEAREST = 5
 DRAWN_CLUSTERS = 8
 """Of more clusters the largest are drawn; the table has all."""
 
+ORDINALS = ("", "second ", "third ")
+
 ROUTE_BYTES = 80_000
-ROUTE_DPI = 100
 
 
 # Clusters ---------------------------------------------------------------------------------------
@@ -53,7 +52,8 @@ def clusters(run: RunFiles, images: StoredImages | None) -> Content:
         images: where thumbnails come from; None shows names only.
     """
     found = run.clusters
-    table = cluster_table(found, run.all_scores())
+    scores = {f"{title} (0 to 1)": values for title, values in run.all_scores().items()}
+    table = cluster_table(found, scores)
     parts = [columns_table("cluster", table)]
     if isinstance(run.scores, NotAvailable):
         parts.append(missing(f"accuracy of the clusters: {run.scores.reason}"))
@@ -71,12 +71,11 @@ def _cluster(run: RunFiles, images: StoredImages | None, k: int) -> str:
     count = len(found.rows(k))
     if not count:
         return heading(f"Cluster {k}") + paragraph("No image is in it.")
-    figure = average_route_figure(found, k)
-    content = encode_figure(figure, dpi=ROUTE_DPI, max_bytes=ROUTE_BYTES)
     caption = f"Cluster {k}: how often its {count} images open each edge."
+    route = shown(average_route_figure(found, k), caption, max_bytes=ROUTE_BYTES)
     near = nearest_images(found, k, NEAREST)
     names = ", ".join(PurePath(need(run.gates).file_names[row]).name for row in near)
-    parts = [heading(f"Cluster {k}"), picture(content, caption)]
+    parts = [heading(f"Cluster {k}"), route]
     if images is None:
         return "".join([*parts, paragraph(f"Nearest to its centre: {names}.")])
     thumbs = row_of(_thumb(run, images, row) for row in near)
@@ -144,6 +143,8 @@ def extremes(run: RunFiles, images: StoredImages, *, count: int = 2) -> Content:
         parts.append(missing(f"predictions: {images.reason}"))
     if isinstance(run.scores, NotAvailable):
         parts.append(missing(f"best and worst images: {run.scores.reason}"))
+    elif not any("best" in name for names in roles.values() for name in names):
+        parts.append(missing("best and worst images: no two images have different scores"))
     parts += [_image(run, images, row, names) for row, names in roles.items()]
     gates = need(run.gates)
     labels = None if gates.clusters is None else gates.clusters.labels
@@ -159,7 +160,8 @@ def extremes(run: RunFiles, images: StoredImages, *, count: int = 2) -> Content:
 def extreme_rows(run: RunFiles, count: int) -> dict[int, list[str]]:
     """Number of an image -> what it is: cheapest, dearest, best, worst.
 
-    Images of equal rank keep the order of the gates file.
+    Images of equal rank keep the order of the gates file; where all scores are equal, none is best
+    or worst.
 
     Raises:
         MissingPartError: no gates, or no costs.
@@ -173,12 +175,15 @@ def extreme_rows(run: RunFiles, count: int) -> dict[int, list[str]]:
     except MissingPartError:
         scores = np.full(len(run.costs), math.nan)
     known = np.flatnonzero(~np.isnan(scores))
+    if len(np.unique(scores[known])) < 2:
+        known = known[:0]  # none is better than another
     kinds["best"] = known[np.argsort(-scores[known], kind="stable")]
     kinds["worst"] = known[np.argsort(scores[known], kind="stable")]
     roles: dict[int, list[str]] = {}
     for kind, order in kinds.items():
         for place, row in enumerate(order[:count].tolist()):
-            roles.setdefault(row, []).append(kind if place == 0 else f"{kind}, place {place + 1}")
+            rank = ORDINALS[place] if place < len(ORDINALS) else f"{place + 1}th "
+            roles.setdefault(row, []).append(rank + kind)
     return roles
 
 
@@ -199,10 +204,9 @@ def _image(run: RunFiles, images: StoredImages, row: int, roles: Sequence[str]) 
     else:
         parts.append(tiles.to_html())
         parts += _difference(routes, tiles.routes)
-    figure = Figure(figsize=route_figure_size(routes.space), layout="constrained")
-    draw_route(figure.subplots(), routes.space, routes.gates[0], rule=routes.rule)
-    content = encode_figure(figure, dpi=ROUTE_DPI, max_bytes=ROUTE_BYTES)
-    return "\n".join([*parts, picture(content, f"Route of {PurePath(name).name}.")])
+    figure = compact_route(routes.space, routes.gates[0], rule=routes.rule)
+    caption = f"Route of {PurePath(name).name}."
+    return "\n".join([*parts, shown(figure, caption, max_bytes=ROUTE_BYTES)])
 
 
 def _difference(stored: Routes, taken: Routes | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,39 @@ from dynamic_routing.analysis.html import (
     folded,
     missing,
     paragraph,
-    picture,
     row_of,
     values_table,
 )
 from dynamic_routing.analysis.report import Content, MissingPartError, NotAvailable, need
 from dynamic_routing.analysis.run_figures import (
     curves_figure,
-    encode_figure,
     histogram_figure,
     scatter_figure,
+    shown,
 )
 from dynamic_routing.analysis.run_folder import SUMMARY, flat_settings, flatten
 from dynamic_routing.analysis.space_map import pca_figure, tsne_figure
 from dynamic_routing.evaluation.run_files import RunFiles, cost_title
 
-FIGURE_BYTES = 120_000
-"""Wished size of a figure, so that a page stays below 8 MB."""
-
-METRIC_CURVES = (
-    "sem_seg/mIoU", "bbox/AP", "segm/AP", "keypoints/AP", "panoptic_seg/PQ", "classification/top1",
-)  # fmt: skip
+METRIC_CURVES = {
+    "sem_seg/mIoU": "mIoU",
+    "segm/AP": "mask AP",
+    "bbox/AP": "box AP",
+    "keypoints/AP": "keypoint AP",
+    "panoptic_seg/PQ": "PQ",
+    "classification/top1": "top-1",
+}
+COST_CURVES = {
+    "routing/expected_gmacs": "expected, batch",
+    "routing/executed_gmacs": "executed, batch",
+    "routing/gmacs_avg": "executed, test average",
+}
+CLUSTER_CURVES = {
+    "divdr/inter": "inter",
+    "divdr/intra_pair": "intra, pairs",
+    "divdr/intra_center": "intra, to the centre",
+}
+"""Quantities in metrics.json and what the figures call them."""
 
 
 def summary(run: RunFiles) -> Content:
@@ -60,23 +73,18 @@ def over_time(run: RunFiles) -> Content:
     """Losses, learning rate, metric, costs, and how far apart clusters are."""
     log = need(run.log)
     losses = sorted(n for n in log.names if n.startswith("loss_"))
-    plots: dict[str, tuple[str, list[str]]] = {
-        "Losses": ("loss", ["total_loss", *losses]),
-        "Learning rate": ("learning rate", ["lr"]),
-        "Metric on the test data": ("%", [n for n in METRIC_CURVES if n in log.names]),
-        "Expected and executed cost of a batch; average of the test images": (
-            "GMACs",
-            ["routing/expected_gmacs", "routing/executed_gmacs", "routing/gmacs_avg"],
-        ),
-        "Distance between clusters (inter) and within (intra)": (
-            "distance in A-space",
-            ["divdr/inter", "divdr/intra_pair", "divdr/intra_center"],
-        ),
-    }
-    plots["Metric on the test data"][1][:] = plots["Metric on the test data"][1] or ["sem_seg/mIoU"]
+    plots = [
+        ("Losses", "loss", {n: n.removeprefix("loss_") for n in ("total_loss", *losses)}),
+        ("Learning rate", "learning rate", {"lr": "learning rate"}),
+        ("Metric on the test data", "%", METRIC_CURVES),
+        ("Cost of training batches, expected and executed, and of the test images", "GMACs",
+         COST_CURVES),
+        ("Distances of clusters (inter) and within them (intra), training images",
+         "distance in A-space", CLUSTER_CURVES),
+    ]  # fmt: skip
     figures = [
-        figure_or_reason(title, lambda n=names, y=label: curves_figure(log, n, y))  # type: ignore[misc]
-        for title, (label, names) in plots.items()
+        figure_or_reason(caption, partial(curves_figure, log, names, label))
+        for caption, label, names in plots
     ]
     html = row_of(figures)
     if log.skipped_lines:
@@ -85,13 +93,12 @@ def over_time(run: RunFiles) -> Content:
     return Content(html, {"curves.csv": csv_bytes(["iteration", *log.names], rows)})
 
 
-def figure_or_reason(caption: str, draw: Callable[[], Figure], kind: str = "half") -> str:
+def figure_or_reason(caption: str, draw: Callable[[], Figure]) -> str:
     """A figure, or its caption and why there is none."""
     try:
-        content = encode_figure(draw(), max_bytes=FIGURE_BYTES)
+        return shown(draw(), caption)
     except (MissingPartError, ValueError) as error:
-        return f'<figure class="{kind}">{paragraph(caption)}{missing(str(error))}</figure>'
-    return picture(content, caption, kind)
+        return f'<figure class="half">{paragraph(caption)}{missing(str(error))}</figure>'
 
 
 # Costs ------------------------------------------------------------------------------------------
