@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -151,8 +151,8 @@ def read_run(
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"no such run folder: {folder}")
-    settings = _attempt("config.yaml", lambda: get_config(folder / "config.yaml"))
     inference = folder / "inference"
+    settings = _settings(folder, inference)
     name = dataset or _dataset(settings, inference)
     gates_path = inference / f"{GATES_PREFIX}{name.replace('/', '_')}.npz"
     if dataset and not gates_path.is_file():
@@ -170,6 +170,14 @@ def read_run(
         scores=_scores(scores_path(inference, name)) if name else unknown,
         settings=settings,
     )
+
+
+def _settings(folder: Path, inference: Path) -> Any:
+    """The config of the training, or else that of the evaluation."""
+    for path in (folder / "config.yaml", inference / "config.yaml"):
+        if path.is_file():
+            return _attempt(path.name, partial(get_config, path))
+    return NotAvailable("config.yaml is not there")
 
 
 def _scores(path: Path) -> ImageScores | NotAvailable:

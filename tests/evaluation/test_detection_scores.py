@@ -72,7 +72,7 @@ def without_crowds(images):
         a["iscrowd"] = 0
     dataset["annotations"] = [
         a for a in dataset["annotations"] if isinstance(a["segmentation"], list)
-    ]  # noqa: E501
+    ]
     return dataset
 
 
