@@ -23,7 +23,11 @@ body { margin: 0 auto; max-width: 1120px; padding: 1rem; background: #fff; color
 h1 { font-size: 1.6rem; line-height: 1.25; }
 h2 { font-size: 1.35rem; margin-top: 2.5rem; border-bottom: 2px solid #0072b2; }
 h3 { font-size: 1.1rem; margin-top: 1.5rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background:
+  linear-gradient(90deg, #fff 30%, #fff0), linear-gradient(90deg, #fff0, #fff 70%) 100% 0,
+  linear-gradient(90deg, #0004, #0000), linear-gradient(90deg, #0000, #0004) 100% 0;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll;
+  background-size: 40px 100%, 40px 100%, 10px 100%, 10px 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid #d9d9d9; }
@@ -56,7 +60,7 @@ details p { font-size: .9rem; }
 @media (max-width: 480px) { table { font-size: .875rem; } body { padding: .75rem; } }
 @media print {
   body { font-size: 10.5pt; max-width: none; padding: 0; }
-  .scroll { overflow: visible; }
+  .scroll { overflow: visible; background: none; }
   .wide img { width: 100%; max-width: 100%; }
   figure, tr { break-inside: avoid; }
   h2, h3, h4 { break-after: avoid; }

@@ -54,7 +54,11 @@ def clusters(run: RunFiles, images: StoredImages | None) -> Content:
     found = run.clusters
     scores = {f"{title} (0 to 1)": values for title, values in run.all_scores().items()}
     table = cluster_table(found, scores)
-    parts = [columns_table("cluster", table)]
+    by_cluster = {
+        f"cluster {k}": {c: v[f"cluster {k}"] for c, v in table.items() if f"cluster {k}" in v}
+        for k in range(len(found))
+    }
+    parts = [columns_table("", by_cluster)]
     if isinstance(run.scores, NotAvailable):
         parts.append(missing(f"accuracy of the clusters: {run.scores.reason}"))
     sizes = np.array([len(found.rows(k)) for k in range(len(found))])

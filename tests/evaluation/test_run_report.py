@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 
 from dynamic_routing.analysis.html import format_value
-from dynamic_routing.analysis.report import Content, NotAvailable, ReportData, render_report
+from dynamic_routing.analysis.report import (
+    Content,
+    MissingPartError,
+    NotAvailable,
+    ReportData,
+    render_report,
+)
 from dynamic_routing.analysis.run_folder import SUMMARY
 from dynamic_routing.evaluation.gates_file import load_gates
 from dynamic_routing.evaluation.image_scores import load_scores
@@ -185,6 +191,13 @@ def test_network_without_clusters_has_everything_else(tmp_path):
     assert "no divdr/intra_pair" not in text_of(found, "Over time")
 
 
+class NoPhotos(StoredImages):
+    """No image can be read."""
+
+    def photo(self, file_name):
+        raise MissingPartError(f"no file {file_name}")
+
+
 PARTS = {
     "results.json": ("Summary", "Classes"),
     "metrics.json": ("Over time",),
@@ -200,7 +213,7 @@ PARTS = {
 def test_what_a_run_did_not_leave_is_named(tmp_path, folder, name):
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / name).unlink()
-    found = run_report(read_run(tmp_path / "run"), StoredImages(NO_MODEL), count=1)
+    found = run_report(read_run(tmp_path / "run"), NoPhotos(NO_MODEL), count=1)
     missing = {
         p.heading: p.content.reason for p in found.sections if isinstance(p.content, NotAvailable)
     }
