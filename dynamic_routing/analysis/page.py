@@ -34,6 +34,7 @@ th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top;
 th[scope=row] { font-weight: 400; color: #444; min-width: 5em; }
 td:not(.number) { overflow-wrap: anywhere; }
 th.number, td.number { text-align: right; padding-left: .75rem; }
+th.number { overflow-wrap: anywhere; min-width: 4em; }
 figure { margin: 1rem 0; }
 figure img { display: block; width: 100%; height: auto; }
 .wide img { max-width: var(--w); }
@@ -61,7 +62,9 @@ details p { font-size: .9rem; }
 @media print {
   body { font-size: 10.5pt; max-width: none; padding: 0; }
   .scroll { overflow: visible; background: none; }
-  .wide img { width: 100%; max-width: 100%; }
+  .wide img { width: 100%; max-width: var(--w); }
+  figure.half { flex: 0 1 48%; max-width: 48%; }
+  figure.tile { flex: 0 1 31%; }
   figure, tr { break-inside: avoid; }
   h2, h3, h4 { break-after: avoid; }
   .legend span { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
