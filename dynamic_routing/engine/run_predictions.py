@@ -78,7 +78,8 @@ class PredictedImages(StoredImages):
         if "instances" in output:
             found = output["instances"]
             drawn = instance_tiles(photo, record, found, self._dataset, side=INSTANCE_SIDE)
-            said = f"prediction, {int((found.scores >= SHOWN_SCORE).sum())} objects"
+            count = int((found.scores >= SHOWN_SCORE).sum())
+            said = f"prediction, objects with a score of at least {SHOWN_SCORE:g}: {count}"
             tiles = {"image": photo, said: drawn["prediction"], "truth": drawn["truth"]}
             return ImageTiles(tiles, routes=output.get("routes"))
         if "sem_seg" not in output:
