@@ -26,6 +26,9 @@ PERPLEXITY = 30
 MIN_TSNE_ROWS = 10
 """Fewer distinct routes have no t-SNE."""
 
+LEGEND_DOT = 40
+"""Area of a mark in the legend, in square points."""
+
 FIGURE_SIZE = (5.8, 4.4)
 """Inches, of a figure of half the page's width."""
 
@@ -166,11 +169,19 @@ def _scatter(
             own = found.labels == k
             style |= {"marker": marker(k), "c": colour(k)}
             axes.scatter(points[own, 0], points[own, 1], label=f"{k} ({own.sum()})", **style)
-        axes.figure.legend(  # type: ignore[union-attr]
-            loc="outside lower center", ncols=5, frameon=False, title="cluster (images)", fontsize=9
-        )
+        _legend(axes)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def _legend(axes: Axes) -> None:
+    """The clusters below the map, their marks large however small they are in it."""
+    figure = axes.figure
+    legend = figure.legend(  # type: ignore[union-attr]
+        loc="outside lower center", ncols=5, frameon=False, title="cluster (images)", fontsize=9
+    )
+    for handle in legend.legend_handles:
+        handle.set(sizes=[LEGEND_DOT], alpha=1)  # type: ignore[union-attr]
 
 
 def _scatter_costs(axes: Axes, points: np.ndarray, costs: np.ndarray | None, label: str) -> None:
