@@ -6,9 +6,9 @@ Example:
 
 Two networks, both trained with DivDR: semantic segmentation of street scenes, and Mask R-CNN on
 pictures in COCO's format.
-Leaves DIR/report.html, DIR/metrics.json, the generated data in DIR/data, the segmentation run in
-DIR/run with DIR/pictures, and the other one in DIR/instances. A run that was killed is continued; a
-complete one is done again.
+Leaves DIR/report.html with its numbers in DIR/report_data, DIR/metrics.json, the generated data in
+DIR/data, the segmentation run in DIR/run with DIR/pictures, and the other one in DIR/instances. A
+run that was killed is continued; a complete one is done again.
 """
 
 from __future__ import annotations
@@ -136,22 +136,30 @@ def evaluate_untrained(cfg: Any, folder: Path) -> dict[str, Any]:
     return dict(Trainer.test(cfg, load_model(cfg, "")))
 
 
-def draw_pictures(cfg: Any, run: Path, folder: Path) -> list[Any]:
-    """The pages of an easy and a hard image."""
-    from dynamic_routing.analysis.report import Picture
+def draw_pictures(cfg: Any, model: Any, run: Path, folder: Path) -> None:
+    """The pages of an easy and a hard image, as files of their own."""
     from dynamic_routing.engine.loaders import build_mapper
     from dynamic_routing.evaluation.examples import draw_example, easy_and_hard
     from dynamic_routing.evaluation.gates_file import load_gates
-    from dynamic_routing.modeling.prepared import prepare_model
 
     name = cfg.DATASETS.TEST[0]
-    model = prepare_model(load_model(cfg, str(run / "model_final.pth")))
     mapper = build_mapper(cfg, name, train=False)
-    pictures = []
     for example in easy_and_hard(load_gates(run / "inference" / f"gates_{name}.npz")):
-        path = draw_example(example, model=model, mapper=mapper, dataset_name=name, folder=folder)
-        pictures.append(Picture(path, example.caption))
-    return pictures
+        draw_example(example, model=model, mapper=mapper, dataset_name=name, folder=folder)
+
+
+def report_on(job: Job, cfg: Any, run: Path, untrained: dict[str, Any], pictures: Path) -> Any:
+    """The run's part of the report; draws its pictures with the same network."""
+    from dynamic_routing.engine.run_predictions import PredictedImages
+    from dynamic_routing.evaluation.run_files import read_run
+    from dynamic_routing.evaluation.run_report import run_report
+    from dynamic_routing.modeling.prepared import prepare_model
+
+    model = prepare_model(load_model(cfg, str(run / "model_final.pth")))
+    draw_pictures(cfg, model, run, pictures)
+    files = read_run(run, title=job.title, others={"untrained": untrained})
+    images = PredictedImages(cfg, model, files.dataset)
+    return run_report(files, images, count=1)
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,6 @@ def carry_out(job: Job, output: Path) -> Done:
     train(job, folder / "run")
 
     from dynamic_routing.engine.loaders import prepare_datasets
-    from dynamic_routing.evaluation.run_report import run_report
     from dynamic_routing.modeling import get_config
 
     cfg = get_config(ROOT / job.config)
@@ -186,16 +193,8 @@ def carry_out(job: Job, output: Path) -> Done:
     untrained = evaluate_untrained(cfg, folder / "untrained")
     say("drawing routes")
     trained = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
-    results = {"trained": trained, "untrained": untrained}
-    report = run_report(
-        folder / "run",
-        title=job.title,
-        results=results,
-        dataset_name=cfg.DATASETS.TEST[0],
-        pictures=draw_pictures(cfg, folder / "run", folder / "pictures"),
-        settings=cfg,
-    )
-    return Done(results, report)
+    report = report_on(job, cfg, folder / "run", untrained, folder / "pictures")
+    return Done({"trained": trained, "untrained": untrained}, report)
 
 
 def write_results(output: Path, done: dict[str, Done]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 TOTAL_LOSS = "total_loss"
 LEARNING_RATE = "lr"
+HUGE = 10**300
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
 
@@ -92,7 +93,9 @@ def _scalars(line: str) -> dict[str, float] | None:
         return None
     if not isinstance(parsed, dict):
         return None
-    scalars = {k: float(v) for k, v in parsed.items() if isinstance(v, int | float)}
+    numbers = {k: v for k, v in parsed.items() if isinstance(v, int | float)}
+    # An integer without end, which JSON may hold, is no measurement and no float.
+    scalars = {k: float(v) for k, v in numbers.items() if isinstance(v, float) or abs(v) < HUGE}
     return scalars if math.isfinite(scalars.get("iteration", math.nan)) else None
 
 

@@ -47,6 +47,7 @@ def draw_route(
     rule: str = "absent",
     label: str = "gate strength",
     font_size: float = 9.0,
+    legend_columns: int = 6,
 ) -> None:
     """Draw one route: layers left to right, scales from 1/4 at the top downwards.
 
@@ -60,6 +61,7 @@ def draw_route(
         rule: how nodes that no open edge reaches behaved, a key of ``UNREACHED_RULES``.
         label: of the colour bar.
         font_size: of all text, in points.
+        legend_columns: entries side by side above the grid; 6 need 9 inches.
 
     Raises:
         ValueError: gates of another shape, not finite, or outside [0, 1].
@@ -91,7 +93,7 @@ def draw_route(
     _draw_nodes(axes, states)
     _draw_outputs(axes, routes)
     _draw_frame(axes, space, font_size=font_size)
-    _draw_legends(axes, label=label, font_size=font_size)
+    _draw_legends(axes, label=label, font_size=font_size, columns=legend_columns)
 
 
 def _checked(space: RoutingSpace, gates: Tensor) -> np.ndarray:
@@ -167,7 +169,7 @@ def _draw_frame(axes: Axes, space: RoutingSpace, *, font_size: float) -> None:
         spine.set_visible(False)
 
 
-def _draw_legends(axes: Axes, *, label: str, font_size: float) -> None:
+def _draw_legends(axes: Axes, *, label: str, font_size: float, columns: int) -> None:
     """A colour bar for the strength, and what dots and marks mean below the grid."""
     figure = axes.figure
     mappable = ScalarMappable(Normalize(0, 1), strength_colours())
@@ -187,7 +189,7 @@ def _draw_legends(axes: Axes, *, label: str, font_size: float) -> None:
         handles=marks,
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
-        ncols=len(marks),
+        ncols=columns,
         fontsize=font_size,
         frameon=False,
         handletextpad=0.4,

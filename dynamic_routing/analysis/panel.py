@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
+from torch import Tensor
 
 from dynamic_routing.analysis.drawing import draw_route
 from dynamic_routing.files import write_atomically
@@ -30,6 +31,10 @@ IGNORED_COLOUR = (0, 0, 0)
 LEGEND_COLUMNS = 8
 TITLE_HEIGHT = 0.4
 """Inches."""
+
+COMPACT_WIDTH = 5.8
+LEGEND_WIDTH = 8.5
+"""Inches of the narrowest route on a page, and of one with its legend in one row."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,20 @@ class Palette:
         known = (labels >= 0) & (labels < count)
         return table[np.where(known, labels, count)]
 
-    def legend(self, labels: Sequence[np.ndarray]) -> list[Patch]:
-        """An entry for every class that occurs in ``labels``, and one for ignored pixels."""
+    def entries(self, labels: Sequence[np.ndarray]) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+        """Name and colour of every class that occurs in ``labels``, and of ignored pixels."""
         present = np.unique(np.concatenate([np.unique(image) for image in labels]))
         classes = [c for c in present.tolist() if 0 <= c < len(self.names)]
         entries = [(self.names[c], self.colours[c]) for c in classes]
         if len(classes) < len(present):
             entries.append(("ignored", IGNORED_COLOUR))
+        return tuple(entries)
+
+    def legend(self, labels: Sequence[np.ndarray]) -> list[Patch]:
+        """:meth:`entries` for a figure."""
         return [
             Patch(facecolor=_unit(colour), edgecolor="#222222", linewidth=0.5, label=name)
-            for name, colour in entries
+            for name, colour in self.entries(labels)
         ]
 
 
@@ -190,6 +199,21 @@ def encode_png(figure: Figure, *, dpi: int = DPI) -> bytes:
 def route_figure_size(space: RoutingSpace) -> tuple[float, float]:
     """Width and height in inches at which a route of this space is easy to read."""
     return 12.0, _route_height(space)
+
+
+def compact_route(
+    space: RoutingSpace, gates: Tensor, *, rule: str = "absent", label: str = "gate strength"
+) -> Figure:
+    """A route for a page that may be narrow, 0.42 inch a layer.
+
+    Args: see :func:`~dynamic_routing.analysis.drawing.draw_route`.
+    """
+    width = max(COMPACT_WIDTH, 1.5 + 0.42 * (space.num_layers + 2))
+    columns = 6 if width >= LEGEND_WIDTH else 3
+    height = _route_height(space) + (0 if columns == 6 else 0.2)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    draw_route(figure.subplots(), space, gates, rule=rule, label=label, legend_columns=columns)
+    return figure
 
 
 def _route_height(space: RoutingSpace) -> float:

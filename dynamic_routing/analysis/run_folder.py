@@ -38,23 +38,31 @@ SUMMARY = {
 }
 """Metrics of a summary table and how they are called there."""
 
+HUGE = 1e300
+"""Integers beyond this, which JSON may hold, are no measurements."""
+
 Results = Mapping[str, Mapping[str, float]]
 
 
 def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
-    """``results.json`` of a run: group -> metric -> value."""
+    """``results.json`` of a run: group -> metric -> value; what is no such group is left out."""
     path = run / "results.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return NotAvailable(f"{path.name}: {error.strerror or error}")
+    except (ValueError, RecursionError) as error:
         return NotAvailable(f"{path.name}: {error}")
+    if not isinstance(content, dict):
+        return NotAvailable(f"{path.name}: holds {type(content).__name__}, not results by group")
+    return {group: values for group, values in content.items() if isinstance(values, dict)}
 
 
 def flatten(results: Results) -> dict[str, float]:
     """``group/metric`` -> value, without what is no finite number."""
     flat = {f"{g}/{name}": value for g, values in results.items() for name, value in values.items()}
-    numbers = {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
-    return {k: v for k, v in numbers.items() if math.isfinite(v)}
+    numbers = {k: v for k, v in flat.items() if isinstance(v, int | float) and abs(v) < HUGE}
+    return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
 
 
 def summarise(results: Results) -> dict[str, float | int | str]:

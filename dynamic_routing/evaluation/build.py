@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator
 
 from dynamic_routing.evaluation.cityscapes_instances import build_cityscapes_instance_evaluators
 from dynamic_routing.evaluation.classification import build_classification_evaluators
 from dynamic_routing.evaluation.coco import build_coco_evaluators
+from dynamic_routing.evaluation.image_scores import scores_path
 from dynamic_routing.evaluation.panoptic import build_panoptic_evaluators
 from dynamic_routing.evaluation.routing_evaluator import Cost, RoutingEvaluator
+from dynamic_routing.evaluation.scored_evaluators import ScoredEvaluators
 from dynamic_routing.evaluation.sem_seg import build_sem_seg_evaluators
 
 Builder = Callable[[str, str | Path], list[DatasetEvaluator]]
@@ -41,9 +43,12 @@ def build_evaluator(
 ) -> DatasetEvaluator:
     """The data set's own evaluators plus, for routed models, the :class:`RoutingEvaluator`.
 
+    How good each image was goes into a file beside the gates
+    (:mod:`~dynamic_routing.evaluation.image_scores`).
+
     Args:
         dataset_name: a registered data set.
-        output_dir: folder for predictions and gates.
+        output_dir: folder for predictions, gates and scores.
         routed: whether the model's outputs carry routes.
         cost: what a route costs, for the routing evaluator.
         centres: (K, A) of the model's clusters, for the routing evaluator.
@@ -63,4 +68,4 @@ def build_evaluator(
     evaluators = list(builders[kind](dataset_name, output_dir))
     if routed:
         evaluators.append(RoutingEvaluator(dataset_name, output_dir, cost=cost, centres=centres))
-    return DatasetEvaluators(evaluators)
+    return ScoredEvaluators(evaluators, scores_path(output_dir, dataset_name))

@@ -16,7 +16,12 @@ SHOWN_SCORE = 0.5
 
 
 def instance_tiles(
-    image: np.ndarray, record: dict[str, Any], found: Instances, dataset_name: str
+    image: np.ndarray,
+    record: dict[str, Any],
+    found: Instances,
+    dataset_name: str,
+    *,
+    side: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Prediction and truth of one image, as pictures of one size, large enough to be read.
 
@@ -25,6 +30,7 @@ def instance_tiles(
         record: the image in Detectron2's data set format, with ``annotations``.
         found: the detector's output for it, at the size of the image.
         dataset_name: a registered data set with ``thing_classes``.
+        side: pixels of the longer side; by default large enough for a page of its own.
 
     Returns:
         "prediction" and "truth", (H', W', 3) uint8 RGB.
@@ -33,8 +39,8 @@ def instance_tiles(
     kept = found[found.scores >= SHOWN_SCORE].to("cpu")
     truth = true_instances(record.get("annotations", []), image.shape[0], image.shape[1])
     return {
-        "prediction": drawn_instances(image, kept, names, dataset_name),
-        "truth": drawn_instances(image, truth, names, dataset_name),
+        "prediction": drawn_instances(image, kept, names, dataset_name, side=side),
+        "truth": drawn_instances(image, truth, names, dataset_name, side=side),
     }
 
 
@@ -54,7 +60,12 @@ def true_instances(annotations: list[dict[str, Any]], height: int, width: int) -
 
 
 def drawn_instances(
-    image: np.ndarray, instances: Instances, names: list[str], dataset_name: str
+    image: np.ndarray,
+    instances: Instances,
+    names: list[str],
+    dataset_name: str,
+    *,
+    side: int | None = None,
 ) -> np.ndarray:
     """The enlarged image with boxes, masks, keypoints and class names.
 
@@ -63,6 +74,7 @@ def drawn_instances(
         instances: in the form of a prediction, at the size of the image.
         names: of the classes.
         dataset_name: whose metadata say how keypoints are joined.
+        side: see :func:`instance_tiles`.
     """
     from dynamic_routing.evaluation.examples import spread_colour  # both import this module
     from dynamic_routing.evaluation.prediction_pictures import (
@@ -71,7 +83,10 @@ def drawn_instances(
         resized_instances,
     )
 
-    height, width = display_size(image.shape[0], image.shape[1])
+    height, width = display_size(*image.shape[:2])
+    if side is not None:
+        scale = side / max(image.shape[:2])
+        height, width = (max(1, round(scale * length)) for length in image.shape[:2])
     canvas = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     large = resized_instances(instances, height, width)
     visualizer = LegibleVisualizer(canvas, MetadataCatalog.get(dataset_name))

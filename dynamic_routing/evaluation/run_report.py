@@ -1,97 +1,85 @@
-"""From what a training run left in its folder to its part of the report."""
+"""From what training runs left in their folders to their parts of the report."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from dynamic_routing.analysis.clusters import ClusteredRoutes
-from dynamic_routing.analysis.curves import TrainingLog, read_training_log
-from dynamic_routing.analysis.report import NotAvailable, Picture, RunReport
-from dynamic_routing.analysis.run_folder import Results, flat_settings, summarise
-from dynamic_routing.analysis.statistics import route_statistics
-from dynamic_routing.evaluation.gates_file import GatesFile, GatesFileError, load_gates
+from dynamic_routing.analysis.data_files import columns_csv
+from dynamic_routing.analysis.html import columns_table, paragraph, row_of
+from dynamic_routing.analysis.report import (
+    Content,
+    MissingPartError,
+    NotAvailable,
+    RunReport,
+    section,
+)
+from dynamic_routing.analysis.run_folder import summarise
+from dynamic_routing.evaluation import report_classes, report_images, report_sections
+from dynamic_routing.evaluation.report_pictures import StoredImages
+from dynamic_routing.evaluation.run_files import RunFiles
 
-CLASS_METRICS = (("sem_seg", "IoU-", "IoU"), ("segm", "AP-", "mask AP"), ("bbox", "AP-", "box AP"))
-"""Group of results, prefix of its entries by class, and what they are called."""
 
-
-def run_report(
-    run: Path,
-    *,
-    title: str,
-    results: Mapping[str, Results],
-    dataset_name: str,
-    pictures: Sequence[Picture],
-    settings: Mapping[str, Any],
-) -> RunReport:
-    """The report of one run.
+def run_report(run: RunFiles, images: StoredImages | None, *, count: int = 2) -> RunReport:
+    """The report of one run; what is missing says why.
 
     Args:
-        run: its OUTPUT_DIR.
-        title: heading.
-        results: network -> results of its evaluation; the first is the run's own.
-        dataset_name: the data set of the gates file.
-        pictures: of single images.
-        settings: the run's config.
+        run: its files.
+        images: its images, with predictions if they can be made; None shows none.
+        count: of the cheapest, dearest, best and worst images, so many each.
     """
-    own = next(iter(results.values()))
-    group, metric = class_metric(own)
-    gates = _gates(run / "inference" / f"gates_{dataset_name}.npz")
+    sections = [
+        section("Summary", partial(report_sections.summary, run)),
+        section("Over time", partial(report_sections.over_time, run)),
+        section("Cost per image", partial(report_sections.costs, run)),
+        section("Routes in A-space", partial(report_sections.a_space, run)),
+        section("Clusters", partial(report_images.clusters, run, images)),
+        section("Images", partial(_extremes, run, images, count)),
+        section("Frequency of the edges", partial(report_classes.edge_frequency, run)),
+        section("Classes", partial(report_classes.per_class, run)),
+        section("Confusion matrix", partial(report_classes.confusion, run)),
+        section("Settings", partial(report_sections.settings, run)),
+    ]
+    return RunReport(run.title, tuple(sections))
+
+
+def _extremes(run: RunFiles, images: StoredImages | None, count: int) -> Content:
+    """The images, unless the reader wants none."""
+    if images is None:
+        raise MissingPartError("pictures were switched off")
+    return report_images.extremes(run, images, count=count)
+
+
+def comparison(runs: list[RunFiles]) -> RunReport:
+    """Several runs side by side: key metrics, and their routes in A-space."""
     return RunReport(
-        title=title,
-        summary=summarise(own),
-        training=_training_log(run),
-        evaluation={name: _numbers(summarise(found)) for name, found in results.items()},
-        per_class={name: by_class(found, group) for name, found in results.items()},
-        statistics=gates if isinstance(gates, NotAvailable) else route_statistics(gates.routes),
-        pictures=tuple(pictures),
-        settings=flat_settings(settings),
-        clusters=None if isinstance(gates, NotAvailable) else _clusters(gates),
-        class_metric=metric,
+        "Comparison",
+        (
+            section("Summary", partial(_summaries, runs)),
+            section("Routes in A-space", partial(_maps, runs)),
+        ),
     )
 
 
-def class_metric(results: Results) -> tuple[str, str]:
-    """Group of the results that has numbers by class, and what these are called."""
-    for group, prefix, metric in CLASS_METRICS:
-        if any(name.startswith(prefix) for name in results.get(group, {})):
-            return group, metric
-    return "", "Metric"
-
-
-def by_class(results: Results, group: str) -> dict[str, float]:
-    """Numbers in % by class; classes that do not occur (NaN) are left out."""
-    prefix = next((p for g, p, _ in CLASS_METRICS if g == group), "")
-    found = {k: v for k, v in results.get(group, {}).items() if k.startswith(prefix)}
-    return {k.removeprefix(prefix): v for k, v in found.items() if prefix and math.isfinite(v)}
-
-
-def _numbers(summary: Mapping[str, float | int | str]) -> dict[str, float]:
-    return {name: value for name, value in summary.items() if not isinstance(value, str)}
-
-
-def _training_log(run: Path) -> TrainingLog | NotAvailable:
-    try:
-        return read_training_log(run / "metrics.json")
-    except (OSError, ValueError) as error:
-        return NotAvailable(f"metrics.json: {error}")
-
-
-def _gates(path: Path) -> GatesFile | NotAvailable:
-    try:
-        return load_gates(path)
-    except (OSError, GatesFileError) as error:
-        return NotAvailable(str(error))
-
-
-def _clusters(gates: GatesFile) -> ClusteredRoutes | None:
-    """The clusters of a gates file, if its network has any."""
-    found = gates.clusters
-    if found is None:
-        return None
-    return ClusteredRoutes(
-        gates.routes, found.labels, found.distances, found.centres, dict(gates.costs)
+def _summaries(runs: list[RunFiles]) -> Content:
+    """A column a run."""
+    columns: dict[str, dict[str, float]] = {}
+    for run in runs:
+        if not isinstance(run.results, NotAvailable):
+            found = summarise(next(iter(run.results.values())))
+            columns[run.title] = {k: v for k, v in found.items() if not isinstance(v, str)}
+    if not columns:
+        raise MissingPartError("no run has a results.json")
+    return Content(
+        columns_table("metric", columns), {"summary.csv": columns_csv("metric", columns)}
     )
+
+
+def _maps(runs: list[RunFiles]) -> Content:
+    """PCA and t-SNE of each run, each in its own plane."""
+    parts = [paragraph("Each run has its own plane: compare how routes group, not where.")]
+    for run in runs:
+        try:
+            parts.append(row_of(report_sections.space_figures(run, f"{run.title}: ")))
+        except MissingPartError as error:
+            parts.append(paragraph(f"{run.title}: not available: {error}", "missing"))
+    return Content("\n".join(parts))

@@ -33,6 +33,7 @@ from dynamic_routing.evaluation.cityscapes_script import (
     is_ignored,
     script_arguments,
 )
+from dynamic_routing.evaluation.image_scores import ImageScores
 
 OFFICIAL_KEY = "cityscapes_sem_seg"
 """Where the official script's numbers go; "sem_seg" is Detectron2's."""
@@ -53,11 +54,78 @@ def build_sem_seg_evaluators(
     """
     folder = None if output_dir is None else str(output_dir)
     evaluators: list[DatasetEvaluator] = [
-        SemSegEvaluator(dataset_name, output_dir=folder, sem_seg_loading_fn=load_label_image)
+        ScoredSemSegEvaluator(dataset_name, output_dir=folder, sem_seg_loading_fn=load_label_image)
     ]
     if MetadataCatalog.get(dataset_name).get("evaluator_type") == "cityscapes_sem_seg":
         evaluators.append(OfficialCityscapesEvaluator(dataset_name))
     return evaluators
+
+
+class ScoredSemSegEvaluator(SemSegEvaluator):
+    """Detectron2's evaluator, which also keeps each image's scores.
+
+    They come from the same counts as mIoU: what an image adds to the confusion matrix.
+
+    Args: see :class:`detectron2.evaluation.SemSegEvaluator`.
+    """
+
+    image_scores: ImageScores | None = None
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._by_image: dict[str, dict[str, float]] = {}
+        self.image_scores = None
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Count the pixels of a batch.
+
+        Args:
+            inputs: each with ``file_name``.
+            outputs: each with ``sem_seg``, (K, H, W) scores of the size of the truth.
+        """
+        for one_input, output in zip(inputs, outputs, strict=True):
+            before = self._conf_matrix.copy()
+            super().process([one_input], [output])
+            added = (self._conf_matrix - before)[:-1, :-1].T
+            self._by_image[str(one_input["file_name"])] = pixel_scores(added)
+
+    def evaluate(self) -> Any:
+        """As Detectron2; then ``image_scores`` are there, in the main process."""
+        parts = comm.gather(self._by_image) if self._distributed else [self._by_image]
+        results = super().evaluate()
+        if results is not None and any(parts):
+            found = {name: scores for part in parts for name, scores in part.items()}
+            self.image_scores = ImageScores(
+                file_names=tuple(found),
+                metrics={
+                    metric: np.array([scores[metric] for scores in found.values()])
+                    for metric in ("iou", "pixel_accuracy")
+                },
+                classes=tuple(self._class_names),
+                confusion=self._conf_matrix[:-1, :-1].T.copy(),
+            )
+        return results
+
+
+def pixel_scores(confusion: np.ndarray) -> dict[str, float]:
+    """``iou`` and ``pixel_accuracy`` of one image.
+
+    Args:
+        confusion: (K, K) pixels, row truth, column prediction.
+
+    Returns:
+        Numbers in [0, 1], NaN for an image without a pixel of truth.
+    """
+    right = confusion.diagonal()
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
+    present, pixels = union > 0, confusion.sum()
+    if not pixels:
+        return {"iou": float("nan"), "pixel_accuracy": float("nan")}
+    return {
+        "iou": float((right[present] / union[present]).mean()),
+        "pixel_accuracy": float(right.sum() / pixels),
+    }
 
 
 class OfficialCityscapesEvaluator(CityscapesSemSegEvaluator):

@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from dynamic_routing.analysis.clusters import (
-    MAP_ROWS,
     ClusteredRoutes,
     average_route_figure,
     cluster_table,
-    map_figure,
+    nearest_images,
 )
-from dynamic_routing.analysis.panel import encode_png
 from dynamic_routing.routing import Routes, RoutingSpace
 
 SPACE = RoutingSpace.grid(4, num_scales=3)
@@ -56,26 +54,22 @@ def test_cluster_without_images_is_listed_and_not_drawn():
         average_route_figure(clusters, 1)
 
 
-def test_map_keeps_every_cluster_and_is_the_same_every_time():
+def test_scores_are_averaged_over_the_images_that_have_one():
     clusters = clustered()
-    first, second = (map_figure(clusters) for _ in range(2))
-    left, right = first.axes
-    assert len(left.collections) == 6 and len(right.collections) == 3
-    assert sum(len(c.get_offsets()) for c in right.collections) == 30
-    assert encode_png(first) == encode_png(second)
+    scores = np.arange(30) / 30
+    scores[[0, 1]] = np.nan
+    scores[2::3] = np.nan
+    table = cluster_table(clusters, {"IoU": scores})
+    assert table["IoU"]["cluster 0"] == pytest.approx(np.mean([i / 30 for i in range(3, 30, 3)]))
+    assert np.isnan(table["IoU"]["cluster 2"])
 
 
-@pytest.mark.parametrize("images", [3, 9])
-def test_map_of_few_or_equal_routes_says_so(images):
-    for clusters in (clustered(images), clustered(30, same=True)):
-        texts = [t.get_text() for t in map_figure(clusters).axes[1].texts]
-        assert texts == ["too few distinct routes for t-SNE"]
-
-
-def test_map_samples_large_sets(monkeypatch):
-    monkeypatch.setattr("dynamic_routing.analysis.clusters.MAP_ROWS", 12)
-    left, _ = map_figure(clustered()).axes
-    assert sum(len(c.get_offsets()) for c in left.collections[:3]) == 12 < MAP_ROWS
+def test_nearest_images_are_those_of_the_cluster():
+    clusters = clustered()
+    for k in range(3):
+        own = sorted((clusters.distances[i], i) for i in range(30) if i % 3 == k)
+        assert nearest_images(clusters, k, 4) == [i for _, i in own[:4]]
+    assert nearest_images(clustered(empty=1), 1, 5) == []
 
 
 def test_lengths_must_agree():

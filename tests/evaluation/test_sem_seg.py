@@ -11,6 +11,8 @@ from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 from detectron2.evaluation import DatasetEvaluators
 from PIL import Image
 
+from dynamic_routing.evaluation.build import build_evaluator
+from dynamic_routing.evaluation.image_scores import load_scores
 from dynamic_routing.evaluation.sem_seg import OFFICIAL_KEY, build_sem_seg_evaluators
 
 labels = pytest.importorskip("cityscapesscripts.helpers.labels")
@@ -179,3 +181,35 @@ def test_other_data_sets_get_one_evaluator(tmp_path):
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+def test_scores_of_an_image_equal_counting_its_pixels(dataset, tmp_path):
+    generator = np.random.default_rng(2)
+    truths = [random_labels(generator, [0, 1, 2, CAR, 255]) for _ in range(3)]
+    truths.append(np.full((HEIGHT, WIDTH), 255))
+    predictions = [disturbed(generator, truth, [0, 1, 2, 3, CAR]) for truth in truths]
+    name = dataset(truths)
+    evaluator = build_evaluator(name, tmp_path, routed=False)
+    evaluator.reset()
+    records = sorted(DatasetCatalog.get(name), key=lambda record: record["file_name"])
+    for record, prediction in zip(records, predictions):
+        one_hot = torch.nn.functional.one_hot(torch.from_numpy(prediction), CLASSES)
+        evaluator.process([record], [{"sem_seg": one_hot.permute(2, 0, 1).float()}])
+    results = evaluator.evaluate()
+    scores = load_scores(tmp_path / f"scores_{name}.json")
+    for record, truth, prediction in list(zip(records, truths, predictions))[:-1]:
+        ious = [iou for iou in count_iou([truth], [prediction]) if iou is not None]
+        (found,) = scores.of("iou", (record["file_name"],))
+        assert 100 * found == pytest.approx(sum(ious) / len(ious))
+        right = (truth == prediction)[truth != 255].mean()
+        assert scores.of("pixel_accuracy", (record["file_name"],)) == pytest.approx(right)
+    assert math.isnan(scores.of("iou", (records[-1]["file_name"],))[0])
+    confusion = np.zeros((CLASSES, CLASSES), dtype=int)
+    for truth, prediction in zip(truths, predictions):
+        for t, p in zip(truth.ravel().tolist(), prediction.ravel().tolist()):
+            if t != 255:
+                confusion[t, p] += 1
+    np.testing.assert_array_equal(scores.confusion, confusion)
+    assert list(scores.classes) == MetadataCatalog.get(name).stuff_classes
+    accuracy = 100 * confusion.trace() / confusion.sum()
+    assert results["sem_seg"]["pACC"] == pytest.approx(accuracy)
