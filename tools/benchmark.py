@@ -25,6 +25,7 @@ from torch import Tensor
 
 from dynamic_routing.analysis import benchmark as bench
 from dynamic_routing.analysis import benchmark_networks as networks
+from dynamic_routing.files import write_atomically
 from dynamic_routing.routing import GateSpec, RoutingNetwork, RoutingSpace
 
 
@@ -138,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n".join(f"{value:6.2f}  {name}" for name, value in figures.items()))
     if args.json:
         content = json.dumps(bench.as_json(rows, **about, figures=figures), indent=1)
-        args.json.write_text(content, encoding="utf-8")
+        write_atomically(args.json, content.encode("utf-8"))
     return 0
 
 

@@ -42,11 +42,15 @@ Results = Mapping[str, Mapping[str, float]]
 
 
 def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
-    """``results.json`` of a run: group -> metric -> value."""
+    """``results.json`` of a run: group -> metric -> value; null, as for absent classes, is NaN."""
     path = run / "results.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            group: {name: math.nan if v is None else v for name, v in values.items()}
+            for group, values in found.items()
+        }
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         return NotAvailable(f"{path.name}: {error}")
 
 
