@@ -14,9 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_SUBSET = 1
-"""Marks the stream that chooses the subset."""
-
 
 class Sample(NamedTuple):
     """One place in the stream.
@@ -37,7 +34,6 @@ class SampleOrder:
     Attributes:
         size: images of the data set.
         repeat_factors: how often each image comes in an epoch, fractions by chance; None: once.
-        subset_size: images that take part, chosen by the seed; None: all.
         groups: a group for each image; a batch holds images of one group. None: no groups.
 
     Raises:
@@ -46,7 +42,6 @@ class SampleOrder:
 
     size: int
     repeat_factors: np.ndarray | None = None
-    subset_size: int | None = None
     groups: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
@@ -56,8 +51,6 @@ class SampleOrder:
             part = getattr(self, name)
             if part is not None and len(part) != self.size:
                 raise ValueError(f"{name} has {len(part)} entries for {self.size} images")
-        if self.subset_size is not None and not 0 < self.subset_size <= self.size:
-            raise ValueError(f"a subset of {self.subset_size} out of {self.size} training images")
         if self.repeat_factors is not None and not (self.repeat_factors > 0).any():
             raise ValueError("every image has repeat factor 0")
 
@@ -65,27 +58,17 @@ class SampleOrder:
         """The indices of one epoch in their order."""
         generator = np.random.default_rng([seed, number])
         indices = np.arange(self.size)
-        if self.subset_size is not None:
-            indices = np.random.default_rng([seed, 0, _SUBSET]).permutation(self.size)
-            indices = np.sort(indices[: self.subset_size])
         if self.repeat_factors is not None:
-            factors = np.asarray(self.repeat_factors, dtype=np.float64)[indices]
+            factors = np.asarray(self.repeat_factors, dtype=np.float64)
             times = np.floor(factors + generator.random(len(factors))).astype(np.int64)
             indices = np.repeat(indices, times)
         return generator.permutation(indices)
 
-    @property
-    def _fixed_length(self) -> int | None:
-        """Samples of every epoch, if that is the same."""
-        if self.repeat_factors is not None:
-            return None
-        return self.size if self.subset_size is None else self.subset_size
-
     def samples(self, seed: int, start: int = 0) -> Iterator[Sample]:
         """The stream from place ``start`` on."""
-        length = self._fixed_length
-        first = start // length if length else 0
-        number = first * length if length else 0
+        # Epochs of one length can be skipped as such.
+        first = 0 if self.repeat_factors is not None else start // self.size
+        number = first * self.size
         for epoch in count(first):
             indices = self.epoch(seed, epoch)
             skipped = min(max(start - number, 0), len(indices))

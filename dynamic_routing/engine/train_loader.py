@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
-from detectron2.data.build import _build_weighted_sampler, trivial_batch_collator
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -20,14 +20,9 @@ from dynamic_routing.engine.randomness import ORDER, SAMPLES, mixed_seed, seeded
 Batch = list[dict[str, Any]]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
-SAMPLERS = (
-    "TrainingSampler",
-    "RepeatFactorTrainingSampler",
-    "RandomSubsetTrainingSampler",
-    "WeightedTrainingSampler",
-    "WeightedCategoryTrainingSampler",
-)
-"""Allowed values of DATALOADER.SAMPLER_TRAIN, Detectron2's."""
+PLAIN, BY_RAREST_CLASS = "TrainingSampler", "RepeatFactorTrainingSampler"
+SAMPLERS = (PLAIN, BY_RAREST_CLASS)
+"""Values of DATALOADER.SAMPLER_TRAIN for which Detectron2 has all keys."""
 
 logger = logging.getLogger(__name__)
 
@@ -149,23 +144,12 @@ def build_order(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> SampleOrder:
     groups = aspect_groups(records) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
     if groups is not None and len(set(groups)) == 1:
         groups = None  # the same batches, found at once
-    factors: torch.Tensor | None = None
-    subset_size = None
-    if name == "RepeatFactorTrainingSampler":
-        threshold = cfg.DATALOADER.REPEAT_THRESHOLD
-        sampler_type = RepeatFactorTrainingSampler
-        factors = sampler_type.repeat_factors_from_category_frequency(records, threshold)
-    elif name == "RandomSubsetTrainingSampler":
-        subset_size = int(len(records) * cfg.DATALOADER.RANDOM_SUBSET_RATIO)
-    elif name != "TrainingSampler":
-        weighted = _build_weighted_sampler(cfg, enable_category_balance="Category" in name)
-        factors = weighted._int_part + weighted._frac_part
-    return SampleOrder(
-        len(records),
-        repeat_factors=None if factors is None else factors.numpy(),
-        subset_size=subset_size,
-        groups=groups,
-    )
+    factors = None
+    if name == BY_RAREST_CLASS:
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, cfg.DATALOADER.REPEAT_THRESHOLD
+        ).numpy()
+    return SampleOrder(len(records), repeat_factors=factors, groups=groups)
 
 
 def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
