@@ -15,22 +15,25 @@ import pytest
 import torch
 
 from dynamic_routing.engine.run_files import numbered_lines
-from tests.engine.kill_chain import CHECKPOINTS, EVALUATIONS, IMAGES, ITERATIONS
+from tests.engine.kill_chain import CHECKPOINTS, EVALUATIONS, ITERATIONS, TEST_IMAGES
 from tests.modeling.builders import REPOSITORY
 
-UNINTERRUPTED = {"kind": "none"}
+UNINTERRUPTED: dict[str, Any] = {"workers": 0, "kills": []}
 TIMES = ("time", "data_time", "seconds", "ms_avg", "time_share", "eta")
 """What is measured with a clock; no run repeats it."""
 
-QUICK_KILLS = [
-    {"kind": "iteration", "at": 5},
-    {"kind": "checkpoint", "at": 1, "share": 0.5, "workers": 2},
-    {"kind": "evaluation", "at": IMAGES + 2},
-]
+QUICK_PLAN = {
+    "workers": 2,
+    "kills": [
+        {"kind": "iteration", "at": 3},
+        {"kind": "checkpoint", "at": 0, "share": 0.5},
+        {"kind": "evaluation", "at": TEST_IMAGES + 1},  # of an iteration whose checkpoint is there
+    ],
+}
 
 
-def carry_out(folder: Path, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Exit statuses and seconds of each plan."""
+def carry_out(folder: Path, plans: list[dict[str, Any]]) -> list[list[int]]:
+    """Exit statuses of each plan's processes."""
     file = folder / "plans.json"
     file.write_text(json.dumps(plans))
     command = [sys.executable, "-m", "tests.engine.kill_chain", str(folder), str(file)]
@@ -90,17 +93,19 @@ def assert_same_run(reference: Path, run: Path) -> None:
 def check(folder: Path, plans: list[dict[str, Any]]) -> None:
     """Carry out an uninterrupted run and the plans, and compare."""
     found = carry_out(folder, [UNINTERRUPTED, *plans])
-    assert found[0]["statuses"] == [0], (folder / "0.log").read_text()[-2000:]
-    for number, (plan, result) in enumerate(zip(plans, found[1:]), 1):
+    assert found[0] == [0], (folder / "0.log").read_text()[-2000:]
+    for number, (plan, statuses) in enumerate(zip(plans, found[1:]), 1):
         log = (folder / f"{number}.log").read_text()[-2000:]
-        # A kill by the clock may come too late; every other one has to have happened.
-        possible = (-signal.SIGKILL, 0) if plan["kind"] == "time" else (-signal.SIGKILL,)
-        assert result["statuses"][0] in possible and result["statuses"][1] == 0, (plan, log)
+        assert statuses[-1] == 0, (plan, log)
+        for kill, status in zip(plan["kills"], statuses):
+            # A kill by the clock may come too late; every other one has to have happened.
+            possible = (-signal.SIGKILL, 0) if kill["kind"] == "time" else (-signal.SIGKILL,)
+            assert status in possible, (plan, statuses, log)
         assert_same_run(folder / "0", folder / str(number))
 
 
-def test_killed_and_resumed_runs_end_as_the_uninterrupted_one(tmp_path):
-    check(tmp_path, QUICK_KILLS)
+def test_run_killed_three_times_ends_as_the_uninterrupted_one(tmp_path):
+    check(tmp_path, [QUICK_PLAN])
 
 
 def random_plans(count: int, *, seconds: float) -> list[dict[str, Any]]:
@@ -114,12 +119,12 @@ def random_plans(count: int, *, seconds: float) -> list[dict[str, Any]]:
         at = {
             "iteration": generator.randrange(ITERATIONS),
             "checkpoint": generator.randrange(saves),
-            "evaluation": generator.randrange(IMAGES * evaluations),
+            "evaluation": generator.randrange(TEST_IMAGES * evaluations),
             "time": generator.uniform(0, seconds),
             "tag": generator.randrange(saves),
         }[kind]
-        share, workers = generator.random(), (0, 0, 2)[number % 3]
-        plans.append({"kind": kind, "at": at, "share": share, "workers": workers})
+        kill = {"kind": kind, "at": at, "share": generator.random()}
+        plans.append({"workers": (0, 0, 2)[number % 3], "kills": [kill]})
     return plans
 
 
