@@ -87,6 +87,7 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
     cfg = setup(args)
     if not os.environ.get(DEBUG_VARIABLE):
         logging.getLogger("detectron2.engine.train_loop").addFilter(OneLineErrors())
+        logging.raiseExceptions = False  # a full disk: no traceback for each line of the log
     if args.eval_only:
         results = evaluate_checkpoint(cfg)
     else:

@@ -67,6 +67,7 @@ def call(root, *arguments):
             return train_net.main([str(a) for a in arguments])
     finally:
         setup_logger.cache_clear()
+        logging.raiseExceptions = True
         os.environ.pop("DETECTRON2_DATASETS")
         if environment is not None:
             os.environ["DETECTRON2_DATASETS"] = environment

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,16 +14,14 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from dynamic_routing.engine.bad_numbers import BadNumbersError, bad_tensors
+from dynamic_routing.engine.checkpoint_history import CheckpointHistory
 from dynamic_routing.engine.weight_files import CheckpointError, read_weights
-from dynamic_routing.files import atomic_file, write_atomically, write_json
+from dynamic_routing.files import atomic_file
 from dynamic_routing.modeling.released_weights import from_released, is_released
 from dynamic_routing.routing import RoutingNetwork
 
 SHOWN = 10
 """How many tensor names an error lists."""
-
-TAG, HISTORY = "last_checkpoint", "checkpoints.json"
-"""Files that name the newest checkpoint, and all of the run from the oldest on."""
 
 REINITIALISED = ("predictor", "cls_score", "bbox_pred", "classifier.linear", "routing_losses")
 """What follows the classes of the data or the number of clusters: another shape starts it anew."""
@@ -65,7 +61,7 @@ class RoutingCheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
-        self._history: list[str] = []
+        self._history = CheckpointHistory(save_dir)  # a new run's own
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
         """Write ``name``.pth and, with ``tag``, make it the one that a resumed run takes.
@@ -93,10 +89,7 @@ class RoutingCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that a resumed run takes."""
-        name = last_filename_basename
-        self._history = [n for n in self._history if n != name] + [name]
-        write_atomically(Path(self.save_dir) / TAG, name.encode("utf-8"))
-        write_json(Path(self.save_dir) / HISTORY, self._history)
+        self._history.add(last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
         """The newest checkpoint of this run, or an empty string.
@@ -104,19 +97,8 @@ class RoutingCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: ``last_checkpoint`` names something outside the run's folder.
         """
-        tag = Path(self.save_dir) / TAG
-        if not tag.is_file():
-            return ""
-        return str(self._inside(tag.read_text(encoding="utf-8", errors="replace").strip(), tag))
-
-    def _inside(self, name: str, source: Path) -> Path:
-        """The path of a checkpoint that a file of the run's folder names."""
-        if not name or name != os.path.basename(name) or "\0" in name:
-            raise CheckpointError(f"{source} must hold a bare file name, it holds {name!r}")
-        path = Path(self.save_dir) / name
-        if path.resolve().parent != Path(self.save_dir).resolve():
-            raise CheckpointError(f"{source} names {name}, which is a link to a file outside")
-        return path
+        newest = CheckpointHistory(self.save_dir).newest()
+        return "" if newest is None else str(newest)
 
     def newest_readable(self) -> str:
         """The newest checkpoint of this run that can be read, or an empty string without any.
@@ -127,12 +109,9 @@ class RoutingCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: there are checkpoints and none can be read.
         """
-        newest = self.get_checkpoint_file()
-        if not newest:
-            return ""
-        earlier = self._stored_history(Path(newest).name)
+        history = CheckpointHistory(self.save_dir)
         reasons = []
-        for path in [Path(newest), *reversed(earlier)]:
+        for path in history.newest_first():
             try:
                 self._load_file(str(path))
             except CheckpointError as error:
@@ -140,24 +119,12 @@ class RoutingCheckpointer(DetectionCheckpointer):
                 continue
             if reasons:
                 self.logger.warning("%s; taking %s instead", "; ".join(reasons), path.name)
-            self._history = [p.name for p in [*earlier, Path(newest)]]
-            del self._history[self._history.index(path.name) + 1 :]
+            history.go_on_from(path)
+            self._history = history
             return str(path)
-        raise CheckpointError(f"nothing to resume from: {'; '.join(reasons)}")
-
-    def _stored_history(self, newest: str) -> list[Path]:
-        """The run's checkpoints before ``newest``, oldest first; empty if that is not known."""
-        file = Path(self.save_dir) / HISTORY
-        try:
-            names = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return []
-        if not isinstance(names, list):
-            return []
-        named = [name for name in names if isinstance(name, str)]
-        if newest in named:  # else the run was killed between tag and history
-            del named[named.index(newest) :]
-        return [path for name in named if (path := self._inside(name, file)).is_file()]
+        if reasons:
+            raise CheckpointError(f"nothing to resume from: {'; '.join(reasons)}")
+        return ""
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Load the newest readable checkpoint of the run with all its parts, else ``path``.

@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 
 from dynamic_routing.files import write_atomically
 
@@ -78,6 +78,15 @@ def is_evaluated(path: Path, done: int) -> bool:
         content = path.read_text(encoding="utf-8", errors="replace")
         found = any(i == done - 1 for i, _ in numbered_lines(content))
     return bool(comm.all_gather(found)[0])
+
+
+def build_writers(folder: str | Path, *, max_iter: int, start_iter: int) -> list[EventWriter]:
+    """Detectron2's writers; TensorBoard forgets what a killed run wrote and comes again."""
+    return [
+        CommonMetricPrinter(max_iter),
+        JSONWriter(str(Path(folder) / METRICS)),
+        TensorboardXWriter(str(folder), purge_step=start_iter or None),
+    ]
 
 
 class MetricsWriters(hooks.PeriodicWriter):

@@ -11,27 +11,20 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
-from fvcore.nn.precise_bn import get_bn_modules
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from dynamic_routing.engine.bad_numbers import BadNumbersGuard
-from dynamic_routing.engine.budget_hook import build_budget_hook
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
-from dynamic_routing.engine.hooks import (
-    BestCheckpoint,
-    Evaluation,
-    RepeatablePreciseBN,
-    TrainingProgress,
-)
-from dynamic_routing.engine.kmeans_hook import build_kmeans_hook
+from dynamic_routing.engine.hook_list import build_hooks
+from dynamic_routing.engine.hooks import BestCheckpoint, Evaluation
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader
 from dynamic_routing.engine.randomness import StepSeeds, chosen_seed
-from dynamic_routing.engine.run_files import METRICS, MetricsWriters, is_evaluated, write_config
+from dynamic_routing.engine.run_files import build_writers, write_config
 from dynamic_routing.engine.solver import (
     build_lr_scheduler,
     build_optimizer,
@@ -133,62 +126,8 @@ class Trainer(DefaultTrainer):
                     hook.after_train()
 
     def build_hooks(self) -> list[HookBase]:
-        """What happens around a step, in the order in which it happens after it.
-
-        Detectron2's order: statistics before the checkpoint that holds them, the evaluation behind
-        it, so that a failing one loses nothing; the writers last.
-        """
-        proxy = weakref.proxy(self)
-        metrics = Path(self.cfg.OUTPUT_DIR) / METRICS
-        period = self.cfg.TEST.EVAL_PERIOD
-        found: list[HookBase | None] = [
-            self._seeds,
-            TrainingProgress(self.model),
-            build_kmeans_hook(self.cfg, unwrapped(self.model)),
-            build_budget_hook(self.cfg, unwrapped(self.model)),
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            self._precise_bn(),
-        ]
-        if comm.is_main_process():
-            period_saved = self.cfg.SOLVER.CHECKPOINT_PERIOD
-            found.append(hooks.PeriodicCheckpointer(self.checkpointer, period_saved))
-        found.append(
-            Evaluation(
-                period, lambda: proxy.evaluate(), evaluated=lambda n: is_evaluated(metrics, n)
-            )
-        )
-        best = self.cfg.TEST.BEST_METRIC
-        if best and self.cfg.DATASETS.TEST and comm.is_main_process():
-            found.append(BestCheckpoint(self.checkpointer, metric=best, period=period))
-        if comm.is_main_process():
-            found.append(
-                MetricsWriters(
-                    lambda: proxy.build_writers(),
-                    path=metrics,
-                    eval_period=period,
-                    config=self.cfg,
-                )
-            )
-        return [hook for hook in found if hook is not None]
-
-    def _precise_bn(self) -> HookBase | None:
-        """The hook of TEST.PRECISE_BN, with a loader of its own."""
-        node = self.cfg.TEST.PRECISE_BN
-        if not node.ENABLED or not get_bn_modules(self.model):
-            return None
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0
-        loader = self.build_train_loader(cfg)
-        seeds = self._seeds
-        return RepeatablePreciseBN(
-            self.cfg.TEST.EVAL_PERIOD,
-            self.model,
-            loader,
-            node.NUM_ITER,
-            seed=lambda: seeds.seed,
-        )
+        """See :func:`dynamic_routing.engine.hook_list.build_hooks`."""
+        return build_hooks(self, unwrapped(self.model), seeds=self._seeds)
 
     def evaluate(self) -> Any:
         """Evaluate the weights as they are now."""
@@ -196,13 +135,9 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
-        """Detectron2's writers; TensorBoard forgets what a killed run wrote and comes again."""
+        """See :func:`dynamic_routing.engine.run_files.build_writers`."""
         folder = self.cfg.OUTPUT_DIR
-        return [
-            CommonMetricPrinter(self.max_iter),
-            JSONWriter(str(Path(folder) / METRICS)),
-            TensorboardXWriter(folder, purge_step=self.start_iter or None),
-        ]
+        return build_writers(folder, max_iter=self.max_iter, start_iter=self.start_iter)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

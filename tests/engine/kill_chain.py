@@ -23,6 +23,7 @@ from detectron2.engine import defaults
 from PIL import Image
 
 from dynamic_routing.engine import checkpoint as checkpoint_module
+from dynamic_routing.engine import checkpoint_history
 from dynamic_routing.engine.trainer import Trainer
 from dynamic_routing.evaluation.routing_evaluator import RoutingEvaluator
 from tests.modeling.builders import QUICK, REPOSITORY
@@ -106,12 +107,12 @@ def prepare_kill(kill: dict[str, Any]) -> None:
 
         checkpoint_module.torch.save = half
     elif kill["kind"] == "tag":
-        write = checkpoint_module.write_atomically
+        write = checkpoint_history.write_atomically
 
         def without_tag(*arguments: Any) -> Any:
             return die() if counted(kill["at"]) else write(*arguments)
 
-        checkpoint_module.write_atomically = without_tag
+        checkpoint_history.write_atomically = without_tag
     elif kill["kind"] == "evaluation":
         process = RoutingEvaluator.process
 
@@ -139,7 +140,7 @@ def forked(arguments: list[str], log: Path, kill: dict[str, Any] | None) -> int:
         finally:
             os._exit(status)
     if kill and kill["kind"] == "time":
-        time.sleep(kill["at"])
+        time.sleep(kill["share"] * kill["of"])
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -169,13 +170,18 @@ def main(folder: Path, plans: list[dict[str, Any]]) -> None:
     settings = [*SETTINGS, *data]
     settings += [TARGET, target_of(SETTINGS)]
     found = []
+    duration = 0.0  # of an uninterrupted run
     for number, plan in enumerate(plans):
+        for kill in plan["kills"]:
+            kill["of"] = duration
+        started = time.perf_counter()
         arguments = ["--config-file", str(QUICK), "--resume", *settings]
         arguments += ["DATALOADER.NUM_WORKERS", str(plan["workers"])]
         arguments += ["OUTPUT_DIR", str(folder / str(number))]
         found.append(
             [forked(arguments, folder / f"{number}.log", kill) for kill in [*plan["kills"], None]]
         )
+        duration = duration or time.perf_counter() - started
     (folder / "statuses.json").write_text(json.dumps(found))
 
 

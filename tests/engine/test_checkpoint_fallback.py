@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from dynamic_routing.engine.bad_numbers import BadNumbersError
-from dynamic_routing.engine.checkpoint import HISTORY, TAG, CheckpointError, RoutingCheckpointer
+from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
+from dynamic_routing.engine.checkpoint_history import HISTORY, TAG
 from dynamic_routing.engine.hooks import BEST, BestCheckpoint
 
 NAMES = [f"model_000000{n}" for n in range(3)]
