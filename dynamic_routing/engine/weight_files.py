@@ -66,7 +66,7 @@ def _load(path: Path, *, trust: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
-        reason = str(error).split("\n", 1)[0]
+        reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
         hint = "" if trust else f" (a pickle of a source you trust: {CONVERT})"
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from None
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from detectron2.engine import launch
 from detectron2.utils import comm
 from torch import nn
 
@@ -17,7 +18,8 @@ from dynamic_routing.engine.bad_numbers import (
     bad_tensors,
     gate_statistics,
 )
-from tests.engine.divdr_training import ShortTrainer, short_config, short_training
+from tests.engine.divdr_training import short_training
+from tests.engine.poisoned import poisoned_training, stop_together
 
 
 class Toy(nn.Module):
@@ -83,6 +85,13 @@ def test_bad_gradient_stops_before_the_weights_change(tmp_path):
     assert process["file_names"] == ["a/b.png"]
 
 
+def test_large_gradients_are_no_bad_ones(tmp_path):
+    """Their squares are infinite in float32."""
+    model = Toy()
+    step(tmp_path, model, 1e30)
+    assert bool((model.w < -1e28).all()) and not (tmp_path / POST_MORTEM).exists()
+
+
 def test_infinite_gradient_under_a_loss_scale_is_no_error(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
     model = Toy()
@@ -131,25 +140,12 @@ def test_gate_statistics_leave_out_what_is_no_number():
     assert gate_statistics(gates[:, 2:3]) == {"images": 1, "edges": 1, "not_finite": 1}
 
 
-class Poisoned(ShortTrainer):
-    """A training whose seventh image is no image."""
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        loader = super().build_train_loader(cfg)
-        loader.images[6]["image"].fill_(math.nan)
-        return loader
-
-
 def test_training_stops_with_a_post_mortem_and_keeps_its_checkpoint(tmp_path):
     overrides = ("SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "1")
-    trainer = Poisoned(short_config(tmp_path, *overrides))
-    trainer.resume_or_load(False)
-    with pytest.raises(BadNumbersError, match="iteration 1: "):
-        trainer.train()
+    assert poisoned_training(tmp_path, *overrides).startswith("iteration 1: ")
     found = report(tmp_path)
     (process,) = found["processes"]
-    assert "0/6.png" in process["file_names"] and len(process["file_names"]) == 4
+    assert process["file_names"] == [f"0/{i}.png" for i in (4, 5, 6, 7)]
     assert process["gates"][0]["images"] == 4 and process["gates"][0]["not_finite"] > 0
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
     stored = torch.load(tmp_path / "model_0000000.pth", weights_only=True)
@@ -157,3 +153,15 @@ def test_training_stops_with_a_post_mortem_and_keeps_its_checkpoint(tmp_path):
     assert not (tmp_path / "model_final.pth").exists()
     resumed = short_training(tmp_path, *overrides, resume=True)
     assert resumed.start_iter == 1 and resumed.iter == resumed.max_iter
+
+
+@pytest.mark.slow
+def test_all_processes_stop_together(tmp_path):
+    """The bad image is in the second process's part of the batch."""
+    launch(stop_together, 2, dist_url="auto", args=(str(tmp_path),))
+    first, second = report(tmp_path)["processes"]
+    assert first["file_names"] == ["0/4.png", "0/6.png"] and second["file_names"][1] == "0/7.png"
+    assert first["gates"][0]["not_finite"] == 0 < second["gates"][0]["not_finite"]
+    assert second["losses"]["loss_sem_seg"] == "nan" != first["losses"]["loss_sem_seg"]
+    said = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[0] == said[1] and said[0].startswith("iteration 1: a loss is NaN")
