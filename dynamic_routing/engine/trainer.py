@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
+from dynamic_routing.compat import bound_history
 from dynamic_routing.engine.bad_numbers import BadNumbersGuard
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.hook_list import build_hooks
@@ -107,6 +108,11 @@ class Trainer(DefaultTrainer):
             self.data_loader.start = self.start_iter
         logger.info("seed %d", self._seeds.seed)
         return super().train()
+
+    def before_train(self) -> None:
+        """Start the hooks, on a storage that does not grow with the training."""
+        bound_history(self.storage)
+        super().before_train()
 
     def run_step(self) -> None:
         """One iteration, with an eye on its numbers."""
