@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.randomness import PRECISE_BN, mixed_seed
+from dynamic_routing.engine.run_files import EVALUATED
 from dynamic_routing.engine.train_loader import TrainLoader
 from dynamic_routing.routing import RoutingNetwork
 from dynamic_routing.routing.budget import BudgetLoss
@@ -62,7 +64,6 @@ class Evaluation(hooks.EvalHook):
     ) -> None:
         super().__init__(period, function)
         self._evaluated = evaluated
-        self.made_up = False
 
     def before_train(self) -> None:
         """Evaluate what was loaded, if its evaluation is due and not complete."""
@@ -73,7 +74,13 @@ class Evaluation(hooks.EvalHook):
         logger.info("the evaluation after %d iterations was not complete: once more", done)
         self.trainer.iter = self.trainer.storage.iter = done - 1
         self._do_eval()
-        self.made_up = True
+
+    def _do_eval(self) -> None:
+        """Evaluate, and say so in the metrics."""
+        start = time.perf_counter()
+        super()._do_eval()
+        seconds = time.perf_counter() - start
+        self.trainer.storage.put_scalar(EVALUATED, seconds, smoothing_hint=False)
 
 
 class RepeatablePreciseBN(hooks.PreciseBN):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from dynamic_routing.files import write_atomically
 METRICS, CONFIG, RESULTS = "metrics.json", "config.yaml", "results.json"
 """Files in OUTPUT_DIR."""
 
+EVALUATED = "evaluation_seconds"
+"""Scalar that comes with each evaluation."""
+
 WRITING_PERIOD = 20
 """Iterations between two lines of metrics, Detectron2's."""
 
@@ -31,30 +34,30 @@ def write_config(cfg: CfgNode, folder: str | Path) -> Path:
     return write_atomically(Path(folder) / CONFIG, cfg.dump().encode("utf-8"))
 
 
-def prepare_metrics(path: Path, *, start_iter: int) -> None:
-    """Make ``metrics.json`` ready for a training that starts at ``start_iter``.
+def move_aside(path: Path) -> None:
+    """Keep the ``metrics.json`` of an earlier run under another name."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    kept = next(p for n in count(1) if not (p := path.with_name(f"{path.name}.{n}")).exists())
+    path.rename(kept)
+    logger.info("%s of an earlier run is now %s", path.name, kept.name)
 
-    A run that starts anew gets its own file; that of the run before is kept under another name. A
-    resumed one drops what the killed run wrote about iterations that come again, and a line that
-    was cut short.
+
+def drop_lines(path: Path, *, start: int) -> None:
+    """Drop what a killed run wrote about iterations from ``start`` on, and lines cut short.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    if not path.is_file() or not path.stat().st_size:
-        return
-    if start_iter == 0:
-        kept = next(p for n in count(1) if not (p := path.with_name(f"{path.name}.{n}")).exists())
-        path.rename(kept)
-        logger.info("%s of an earlier run is now %s", path.name, kept.name)
+    if not path.is_file():
         return
     content = path.read_text(encoding="utf-8", errors="replace")
-    lines = [line for i, line in numbered_lines(content) if i < start_iter]
+    lines = [line for i, line in numbered_lines(content) if i < start]
     wanted = "".join(f"{line}\n" for line in lines)
     if wanted != content:
         write_atomically(path, wanted.encode("utf-8"))
         dropped = len(content.splitlines()) - len(lines)
-        logger.info("%d lines of %s come again from %d on", dropped, path.name, start_iter)
+        logger.info("%d lines of %s come again from %d on", dropped, path.name, start)
 
 
 def numbered_lines(content: str) -> Iterator[tuple[int, str]]:
@@ -68,15 +71,38 @@ def numbered_lines(content: str) -> Iterator[tuple[int, str]]:
             yield int(iteration), line
 
 
+def scalars_of(path: Path, iteration: int) -> dict[str, float]:
+    """What ``metrics.json`` says about an iteration; empty without such a line."""
+    if not path.is_file():
+        return {}
+    content = path.read_text(encoding="utf-8", errors="replace")
+    found: dict[str, float] = {}
+    for i, line in numbered_lines(content):
+        if i == iteration:
+            found.update(json.loads(line))
+    found.pop("iteration", None)
+    return {name: float(v) for name, v in found.items() if isinstance(v, int | float)}
+
+
+def add_to_line(path: Path, iteration: int, scalars: Mapping[str, float]) -> None:
+    """Make ``metrics.json`` end with a line of this iteration: what it said so far, and more.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    line = {**scalars_of(path, iteration), **scalars, "iteration": iteration}
+    drop_lines(path, start=iteration)
+    content = path.read_bytes() if path.is_file() else b""
+    added = json.dumps(line, sort_keys=True).encode("utf-8")
+    write_atomically(path, content + added + b"\n")
+
+
 def is_evaluated(path: Path, done: int) -> bool:
     """Whether the evaluation after ``done`` iterations is complete, for all processes alike.
 
-    It is if ``metrics.json`` has a line of that iteration, which is written afterwards.
+    It is if ``metrics.json`` says how long it took, which is written after everything else.
     """
-    found = False
-    if comm.is_main_process() and path.is_file():
-        content = path.read_text(encoding="utf-8", errors="replace")
-        found = any(i == done - 1 for i, _ in numbered_lines(content))
+    found = comm.is_main_process() and EVALUATED in scalars_of(path, done - 1)
     return bool(comm.all_gather(found)[0])
 
 
@@ -119,10 +145,21 @@ class MetricsWriters(hooks.PeriodicWriter):
     def before_train(self) -> None:
         """Open the files; everything that could refuse the training has happened."""
         write_config(self._config, self._path.parent)
-        prepare_metrics(self._path, start_iter=self.trainer.start_iter)
+        start = self.trainer.start_iter
+        if start == 0:
+            move_aside(self._path)
+        else:
+            drop_lines(self._path, start=start)
+        # Of an evaluation that the killed run had not finished.
+        owed = {name: value for name, (value, _) in self.trainer.storage.latest().items()}
+        if owed:
+            add_to_line(self._path, start - 1, owed)
         self._writers = self._build()
-        if self.trainer.storage.latest():  # an evaluation that the killed run owed
-            self._write()
+        for writer in self._writers if owed else ():
+            if isinstance(writer, JSONWriter):
+                writer._last_write = start - 1  # has just been written
+            else:
+                writer.write()
 
     def after_step(self) -> None:
         """Write where it is time."""

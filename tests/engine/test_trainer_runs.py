@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, JSONWriter
 
 from dynamic_routing import files
 from dynamic_routing.engine.loaders import prepare_datasets
 from dynamic_routing.engine.randomness import make_deterministic
+from dynamic_routing.engine.run_files import EVALUATED, numbered_lines
 from dynamic_routing.engine.trainer import Trainer
 from dynamic_routing.files import WriteError
 from dynamic_routing.modeling import get_config
@@ -140,18 +141,29 @@ class Evaluating(ShortTrainer):
         self.evaluated.append(self.iter)
         return {"a": {"b": float(self.iter)}}
 
+    def build_writers(self):
+        return [JSONWriter(str(Path(self.cfg.OUTPUT_DIR) / "metrics.json"))]
 
-@pytest.mark.parametrize(("line", "expected"), [(None, [5, 8, 12]), (5, [8, 12])])
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [(None, [5, 8, 12]), ({"a": 1}, [5, 8, 12]), ({EVALUATED: 0.1}, [8, 12])],
+    ids=["nothing", "training", "evaluation"],
+)
 def test_evaluation_that_a_killed_run_owed_is_made_up_for(tmp_path, line, expected):
     overrides = ("TEST.EVAL_PERIOD", "3", "SOLVER.CHECKPOINT_PERIOD", "6")
     short_training(tmp_path, *overrides, "TEST.EVAL_PERIOD", "0", killed_at=7)
+    metrics = tmp_path / "metrics.json"
     if line is not None:
-        metrics = Path(tmp_path / "metrics.json")
-        metrics.write_text(json.dumps({"iteration": line}) + "\n")
+        metrics.write_text(json.dumps({"iteration": 5, **line}) + "\n")
     trainer = Evaluating(short_config(tmp_path, *overrides))
     trainer.resume_or_load(True)
     trainer.train()
     assert trainer.evaluated == expected
+    written = {i: json.loads(x) for i, x in numbered_lines(metrics.read_text())}
+    assert len(written) == len(metrics.read_text().splitlines())
+    assert (line or {}).items() <= written[5].items()
+    assert {i for i, x in written.items() if EVALUATED in x} == {5, 8, 12}
 
 
 def test_failed_training_is_not_evaluated(tmp_path):
