@@ -10,24 +10,25 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from dynamic_routing.compat import OneLineErrors
 from dynamic_routing.engine.checkpoint import RoutingCheckpointer
 from dynamic_routing.engine.loaders import prepare_datasets, worker_message
+from dynamic_routing.engine.run_files import RESULTS
+from dynamic_routing.engine.run_setup import lock_folder, set_up_process
 from dynamic_routing.engine.solver import scale_learning_rate
 from dynamic_routing.engine.trainer import Trainer, evaluate_checkpoint
-from dynamic_routing.files import write_atomically
+from dynamic_routing.files import write_json
 from dynamic_routing.modeling import get_config
 
 logger = logging.getLogger("dynamic_routing.train_net")
@@ -37,7 +38,7 @@ DEBUG_VARIABLE = "DYNAMIC_ROUTING_DEBUG"
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read and check the config, prepare the output folder and the log.
+    """Read and check the config, prepare the log, the seed and the kernels.
 
     Raises:
         ValueError: anything that the user has to mend, in one line.
@@ -46,25 +47,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
     prepare_datasets(cfg)
     if not (args.eval_only or cfg.DATASETS.TRAIN):
         raise ValueError("DATASETS.TRAIN is empty: nothing to train on")
+    folder = Path(cfg.OUTPUT_DIR)
+    # An evaluation keeps its log and config apart from those of the training.
+    set_up_process(cfg, args, folder=folder / "inference" if args.eval_only else folder)
     if args.eval_only and args.resume:
-        newest = RoutingCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR).get_checkpoint_file()
+        newest = RoutingCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR).newest_readable()
         cfg.MODEL.WEIGHTS = newest or cfg.MODEL.WEIGHTS
-    default_setup_once(cfg, args)
     scale_learning_rate(cfg)
     cfg.freeze()
     return cfg
-
-
-def default_setup_once(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Detectron2's set-up, which also configures our own loggers.
-
-    An evaluation keeps its log and config apart from those of the training.
-    """
-    cfg = cfg.clone()
-    if args.eval_only:
-        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "inference")
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="dynamic_routing")
 
 
 def check_devices(args: argparse.Namespace, cfg: CfgNode) -> None:
@@ -81,10 +72,22 @@ def check_devices(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """One process of the job."""
+    """One process of the job; a training has its folder for itself."""
+    with ExitStack() as stack:
+        if not args.eval_only:
+            folder = get_config(args.config_file, args.opts).OUTPUT_DIR
+            lock = lock_folder(folder)
+            if lock is not None:
+                stack.enter_context(lock)
+        train_or_evaluate(args)
+
+
+def train_or_evaluate(args: argparse.Namespace) -> None:
+    """What the command line asks for; writes ``results.json``."""
     cfg = setup(args)
     if not os.environ.get(DEBUG_VARIABLE):
         logging.getLogger("detectron2.engine.train_loop").addFilter(OneLineErrors())
+        logging.raiseExceptions = False  # a full disk: no traceback for each line of the log
     if args.eval_only:
         results = evaluate_checkpoint(cfg)
     else:
@@ -92,8 +95,7 @@ def run(args: argparse.Namespace) -> None:
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train() or getattr(trainer, "_last_eval_results", None)
     if comm.is_main_process() and results:
-        content = json.dumps(results, indent=1, default=float)
-        write_atomically(Path(cfg.OUTPUT_DIR) / "results.json", content.encode("utf-8"))
+        write_json(Path(cfg.OUTPUT_DIR) / RESULTS, results)
 
 
 def main(argv: list[str] | None = None) -> int:

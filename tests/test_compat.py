@@ -6,11 +6,14 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from dynamic_routing.compat import (
     CITYSCAPES_EVALUATION_MODULES,
+    KEPT_VALUES,
     OneLineErrors,
+    bound_history,
     cityscapes_numpy_proxy,
     load_label_image,
 )
@@ -100,3 +103,18 @@ def test_only_errors_of_the_program_keep_their_traceback(error, pages):
     record = logging.LogRecord("d2", logging.ERROR, "f", 1, "m", (), (type(error), error, None))
     assert OneLineErrors().filter(record)
     assert bool(record.exc_info) == pages
+
+
+def test_bounded_history_gives_what_the_writers_ask_for():
+    bounded, unbounded = EventStorage(), EventStorage()
+    bound_history(bounded)
+    for storage in (bounded, unbounded):
+        for i in range(KEPT_VALUES + 500):
+            storage.iter = i
+            storage.put_scalar("loss", float(i % 7))
+    histories = [storage.history("loss") for storage in (bounded, unbounded)]
+    assert [len(h.values()) for h in histories] == [KEPT_VALUES, KEPT_VALUES + 500]
+    found = [(h.median(20), h.avg(20), h.global_avg(), h.latest()) for h in histories]
+    assert found[0] == found[1]
+    smoothed = [storage.latest_with_smoothing_hint(20) for storage in (bounded, unbounded)]
+    assert smoothed[0] == smoothed[1]

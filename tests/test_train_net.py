@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import logging
@@ -11,7 +10,6 @@ import os
 import random
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -22,9 +20,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
+from dynamic_routing.analysis.run_folder import read_results
 from dynamic_routing.data.cityscapes import generate_cityscapes
 from dynamic_routing.data.voc import generate_voc
 from dynamic_routing.evaluation.gates_file import load_gates
+from dynamic_routing.modeling import get_config
 from tests.modeling.builders import CONFIGS, QUICK, REPOSITORY
 
 ITERATIONS, PERIOD = 6, 3
@@ -63,16 +63,11 @@ def call(root, *arguments):
     os.environ["DETECTRON2_DATASETS"] = str(root)
     try:
         # What it lists takes half of the time of a user error.
-        environment_list = mock.patch("detectron2.engine.defaults.collect_env_info", str)
-        with warnings.catch_warnings(), environment_list:
-            # Detectron2's default_setup leaves the config file to the garbage collector.
-            warnings.simplefilter("ignore", ResourceWarning)
-            status = train_net.main([str(a) for a in arguments])
-            if status and any((Path(str(a)) / "metrics.json").exists() for a in arguments):
-                gc.collect()  # and a trainer that never ran its metrics
-            return status
+        with mock.patch("detectron2.engine.defaults.collect_env_info", str):
+            return train_net.main([str(a) for a in arguments])
     finally:
         setup_logger.cache_clear()
+        logging.raiseExceptions = True
         os.environ.pop("DETECTRON2_DATASETS")
         if environment is not None:
             os.environ["DETECTRON2_DATASETS"] = environment
@@ -180,6 +175,57 @@ def test_eval_only_reproduces_the_result(run, data, tmp_path):
     assert results["routing"]["gmacs_avg"] == run.results["routing"]["gmacs_avg"]
 
 
+def test_results_are_strict_json_with_null_for_absent_classes(run):
+    text = (run.folder / "results.json").read_text()
+    found = json.loads(text, parse_constant=lambda word: pytest.fail(word))
+    assert None in found["sem_seg"].values()
+    again = read_results(run.folder)
+    absent = [k for k, v in found["sem_seg"].items() if v is None]
+    assert absent and all(math.isnan(again["sem_seg"][k]) for k in absent)
+
+
+def test_evaluation_leaves_the_files_of_its_training_alone(run, data):
+    names = ("config.yaml", "metrics.json", "log.txt", "last_checkpoint")
+    before = {name: (run.folder / name).read_bytes() for name in names}
+    assert call(data, *arguments(run.folder, "--eval-only", "--resume")) == 0
+    assert {name: (run.folder / name).read_bytes() for name in names} == before
+    config = get_config(run.folder / "inference" / "config.yaml")
+    assert config.MODEL.WEIGHTS == str(run.folder / "model_final.pth")
+
+
+def test_refused_training_leaves_a_run_as_it_was(capsys, run, data):
+    names = ("config.yaml", "metrics.json", "model_final.pth", "last_checkpoint", "results.json")
+    before = {name: (run.folder / name).read_bytes() for name in names}
+    for overrides, flags in (
+        (("MODEL.DYNAMIC_ROUTING.WIDTH", "8"), ("--resume",)),
+        (("MODEL.WEIGHTS", "/none/model.pth"), ()),
+    ):
+        one_error(capsys, data, *arguments(run.folder, *flags, overrides=overrides))
+    assert {name: (run.folder / name).read_bytes() for name in names} == before
+
+
+HOLDS = """
+import sys, time
+from dynamic_routing.engine.run_lock import RunLock
+with RunLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_second_training_in_a_folder_is_refused_and_changes_nothing(capsys, run, data):
+    command = [sys.executable, "-c", HOLDS, str(run.folder)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout.readline() == b"held\n"
+            before = {p.name: p.stat().st_mtime_ns for p in run.folder.iterdir()}
+            line, _ = one_error(capsys, data, *arguments(run.folder, "--resume"))
+            assert f"is in use by process {holder.pid} on " in line
+            assert {p.name: p.stat().st_mtime_ns for p in run.folder.iterdir()} == before
+        finally:
+            holder.kill()
+
+
 def evaluate_views(run, data, folder, scales, flip):
     """Results with test-time augmentation."""
     views = ("TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", scales, "TEST.AUG.FLIP", flip)
@@ -211,7 +257,9 @@ def test_run_continues_where_it_was_stopped(data, tmp_path):
     log = (tmp_path / "log.txt").read_text()
     assert f"Starting training from iteration {PERIOD}" in log
     lines = [json.loads(x) for x in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert {m["iteration"] for m in lines if "sem_seg/mIoU" in m} == {PERIOD, ITERATIONS}
+    assert {m["iteration"] for m in lines if "sem_seg/mIoU" in m} == {PERIOD - 1, ITERATIONS}
+    iterations = [m["iteration"] for m in lines]
+    assert len(set(iterations)) == len(iterations)
     best = torch.load(tmp_path / "model_best.pth", weights_only=True)
     assert math.isfinite(best["metric"])
 

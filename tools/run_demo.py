@@ -184,6 +184,8 @@ def carry_out(job: Job, output: Path) -> Done:
     say("training")
     train(job, folder / "run")
 
+    from dynamic_routing.analysis.report import NotAvailable
+    from dynamic_routing.analysis.run_folder import read_results
     from dynamic_routing.engine.loaders import prepare_datasets
     from dynamic_routing.modeling import get_config
 
@@ -192,7 +194,9 @@ def carry_out(job: Job, output: Path) -> Done:
     say("evaluating the untrained network")
     untrained = evaluate_untrained(cfg, folder / "untrained")
     say("drawing routes")
-    trained = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
+    trained = read_results(folder / "run")
+    if isinstance(trained, NotAvailable):
+        raise RuntimeError(trained.reason)
     report = report_on(job, cfg, folder / "run", untrained, folder / "pictures")
     return Done({"trained": trained, "untrained": untrained}, report)
 

@@ -45,7 +45,10 @@ Results = Mapping[str, Mapping[str, float]]
 
 
 def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
-    """``results.json`` of a run: group -> metric -> value; what is no such group is left out."""
+    """``results.json`` of a run: group -> metric -> value.
+
+    Null, as for absent classes, is NaN; what is no group of metrics is left out.
+    """
     path = run / "results.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -55,7 +58,11 @@ def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
         return NotAvailable(f"{path.name}: {error}")
     if not isinstance(content, dict):
         return NotAvailable(f"{path.name}: holds {type(content).__name__}, not results by group")
-    return {group: values for group, values in content.items() if isinstance(values, dict)}
+    return {
+        group: {name: math.nan if value is None else value for name, value in values.items()}
+        for group, values in content.items()
+        if isinstance(values, dict)
+    }
 
 
 def flatten(results: Results) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Augmentations of semantic segmentation: random scale, random crop with padding, flip.
 
-Like all of Detectron2's augmentations they draw from NumPy's global generator, which its data
-loader seeds in each worker.
+Like all of Detectron2's augmentations they draw from NumPy's global generator, which our loader
+seeds anew for each sample.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +13,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
+from dynamic_routing.engine.bad_numbers import BadNumbersError, bad_tensors
+from dynamic_routing.engine.checkpoint_history import CheckpointHistory
 from dynamic_routing.engine.weight_files import CheckpointError, read_weights
-from dynamic_routing.files import atomic_file, write_atomically
+from dynamic_routing.files import atomic_file
 from dynamic_routing.modeling.released_weights import (
     ReleasedWeightsError,
     from_released,
@@ -64,11 +65,21 @@ class RoutingCheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
+        self._history = CheckpointHistory(save_dir)  # a new run's own
 
     def save(self, name: str, *, tag: bool = True, **kwargs: Any) -> None:
-        """Write ``name``.pth and, with ``tag``, make it the one that a resumed run takes."""
+        """Write ``name``.pth and, with ``tag``, make it the one that a resumed run takes.
+
+        Raises:
+            BadNumbersError: a weight is NaN or infinite; nothing is written.
+            WriteError: the folder cannot be written or is full; nothing that was there is lost.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
+        bad = bad_tensors(self.model.state_dict())
+        if bad:
+            shown = ", ".join(bad[:SHOWN])
+            raise BadNumbersError(f"no checkpoint {name}: NaN or infinite numbers in {shown}")
         data: dict[str, Any] = {"model": self.model.state_dict(), "routing": self.routing_rules()}
         for key, item in self.checkpointables.items():
             data[key] = item.state_dict()
@@ -82,9 +93,7 @@ class RoutingCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that a resumed run takes."""
-        write_atomically(
-            Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode("utf-8")
-        )
+        self._history.add(last_filename_basename)
 
     def get_checkpoint_file(self) -> str:
         """The newest checkpoint of this run, or an empty string.
@@ -92,16 +101,46 @@ class RoutingCheckpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: ``last_checkpoint`` names something outside the run's folder.
         """
-        tag = Path(self.save_dir) / "last_checkpoint"
-        if not tag.is_file():
-            return ""
-        name = tag.read_text(encoding="utf-8").strip()
-        if not name or name != os.path.basename(name):
-            raise CheckpointError(f"{tag} must hold a bare file name, it holds {name!r}")
-        path = Path(self.save_dir) / name
-        if path.resolve().parent != Path(self.save_dir).resolve():
-            raise CheckpointError(f"{tag} names {name}, which is a link to a file outside")
-        return str(path)
+        newest = CheckpointHistory(self.save_dir).newest()
+        return "" if newest is None else str(newest)
+
+    def newest_readable(self) -> str:
+        """The newest checkpoint of this run that can be read, or an empty string without any.
+
+        One that cannot (cut short by a crash of the machine or a full disk) is named in the log,
+        and the one before is taken.
+
+        Raises:
+            CheckpointError: there are checkpoints and none can be read.
+        """
+        history = CheckpointHistory(self.save_dir)
+        reasons = []
+        for path in history.newest_first():
+            try:
+                self._load_file(str(path))
+            except CheckpointError as error:
+                reasons.append(str(error))
+                continue
+            if reasons:
+                self.logger.warning("%s; taking %s instead", "; ".join(reasons), path.name)
+            history.go_on_from(path)
+            self._history = history
+            return str(path)
+        if reasons:
+            raise CheckpointError(f"nothing to resume from: {'; '.join(reasons)}")
+        return ""
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the newest readable checkpoint of the run with all its parts, else ``path``.
+
+        Args:
+            path: weights of a run that starts anew.
+            resume: whether to continue the run, if there is one.
+        """
+        newest = self.newest_readable() if resume else ""
+        if newest:
+            return self.load(newest)
+        return self.load(path, checkpointables=[])
 
     def routing_rules(self) -> dict[str, dict[str, Any]]:
         """What decides the results of each routing network without being a tensor."""

@@ -7,11 +7,7 @@ from collections.abc import Iterable, Sized
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 
 from dynamic_routing.data.augmentation import build_sem_seg_augmentations, keep_a_pixel
@@ -25,12 +21,14 @@ from dynamic_routing.data.custom import register_custom_datasets
 from dynamic_routing.data.detection_mapper import DetectionDatasetMapper
 from dynamic_routing.data.image_folder import is_classification
 from dynamic_routing.data.mapper import SemSegDatasetMapper
+from dynamic_routing.engine import train_loader
 from dynamic_routing.engine.dataset_checks import (
     SEM_SEG_TYPES,
     check_classes,
     check_fit,
     is_sem_seg,
 )
+from dynamic_routing.engine.train_loader import TrainLoader
 
 __all__ = [
     "SEM_SEG_TYPES",
@@ -99,10 +97,10 @@ def _classification_mapper(cfg: CfgNode, *, train: bool) -> ClassificationMapper
     return ClassificationMapper(augmentations=augmentations, image_format=cfg.INPUT.FORMAT)
 
 
-def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+def build_train_loader(cfg: CfgNode) -> TrainLoader:
     """Endless shuffled batches of ``DATASETS.TRAIN``."""
     mapper = build_mapper(cfg, cfg.DATASETS.TRAIN[0], train=True)
-    return build_detection_train_loader(cfg, mapper=mapper)
+    return train_loader.build_train_loader(cfg, mapper=mapper)
 
 
 def count_images(loader: object) -> int | None:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
-from dynamic_routing.engine.budget_hook import build_budget_hook
+from dynamic_routing.compat import bound_history
+from dynamic_routing.engine.bad_numbers import BadNumbersGuard
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
-from dynamic_routing.engine.hooks import BestCheckpoint, TrainingProgress
-from dynamic_routing.engine.kmeans_hook import build_kmeans_hook, check_images
+from dynamic_routing.engine.hook_list import build_hooks
+from dynamic_routing.engine.hooks import BestCheckpoint, Evaluation
+from dynamic_routing.engine.kmeans_hook import check_images
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader, count_images
-from dynamic_routing.engine.route_pictures_hook import build_route_pictures
+from dynamic_routing.engine.randomness import StepSeeds, chosen_seed
+from dynamic_routing.engine.run_files import build_writers, write_config
 from dynamic_routing.engine.solver import (
     build_lr_scheduler,
     build_optimizer,
     full_model_clip_norm,
 )
+from dynamic_routing.engine.train_loader import TrainLoader
 from dynamic_routing.engine.train_step import TrainStep
 from dynamic_routing.evaluation.build import build_evaluator
 from dynamic_routing.modeling.config import ConfigError
@@ -69,8 +75,10 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = RoutingCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.start_iter = 0
+        self.iter = self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self._seeds = StepSeeds(chosen_seed(cfg.SEED))
+        self._guard = BadNumbersGuard(cfg.OUTPUT_DIR)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -91,26 +99,53 @@ class Trainer(DefaultTrainer):
         if self.start_iter >= self.max_iter:
             logger.info("the run in %s is already complete", self.cfg.OUTPUT_DIR)
 
+    def train(self) -> Any:
+        """Train from where the run is; see Detectron2's DefaultTrainer.
+
+        Raises:
+            BadNumbersError: a loss, gradient or weight is NaN or infinite.
+        """
+        if isinstance(self.data_loader, TrainLoader):
+            self.data_loader.seed = self._seeds.seed
+            self.data_loader.start = self.start_iter
+        logger.info("seed %d", self._seeds.seed)
+        return super().train()
+
+    def before_train(self) -> None:
+        """Start the hooks, on a storage that does not grow with the training."""
+        bound_history(self.storage)
+        super().before_train()
+
+    def run_step(self) -> None:
+        """One iteration, with an eye on its numbers."""
+        with self._guard.watching(self.model, self.optimizer, iteration=self.iter):
+            super().run_step()
+
+    def after_train(self) -> None:
+        """Evaluate for the last time and close the files; after a failure, the latter only."""
+        if self.iter >= self.max_iter:
+            self.iter = self.max_iter  # one more, where there was nothing left to do
+            super().after_train()
+            return
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            if not isinstance(hook, Evaluation | BestCheckpoint):
+                with suppress(OSError):  # of a full disk; the first error is the one to report
+                    hook.after_train()
+
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, the training progress and the best checkpoint."""
-        found = [hook for hook in super().build_hooks() if hook is not None]
-        found.insert(0, TrainingProgress(self.model))
-        target = build_budget_hook(self.cfg, unwrapped(self.model))
-        if target is not None:
-            found.insert(1, target)
-        clustering = build_kmeans_hook(self.cfg, unwrapped(self.model))
-        if clustering is not None:
-            found.insert(1, clustering)
-        best = self.cfg.TEST.BEST_METRIC
-        if best and self.cfg.DATASETS.TEST and comm.is_main_process():
-            # Behind the evaluation, before the writers.
-            position = next(i for i, h in enumerate(found) if isinstance(h, hooks.EvalHook)) + 1
-            period = self.cfg.TEST.EVAL_PERIOD
-            found.insert(position, BestCheckpoint(self.checkpointer, metric=best, period=period))
-        pictures = build_route_pictures(self.cfg, unwrapped(self.model))
-        if pictures is not None:  # behind the evaluation, before the writers
-            found.insert(len(found) - 1, pictures)
-        return found
+        """See :func:`dynamic_routing.engine.hook_list.build_hooks`."""
+        return build_hooks(self, unwrapped(self.model), seeds=self._seeds)
+
+    def evaluate(self) -> Any:
+        """Evaluate the weights as they are now."""
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def build_writers(self) -> list[EventWriter]:
+        """See :func:`dynamic_routing.engine.run_files.build_writers`."""
+        folder = self.cfg.OUTPUT_DIR
+        return build_writers(folder, max_iter=self.max_iter, start_iter=self.start_iter)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -238,4 +273,6 @@ def evaluate_checkpoint(cfg: CfgNode) -> Any:
     model = Trainer.build_model(cfg)
     check_augmentation_applies(cfg, model)
     RoutingCheckpointer(model, cfg.OUTPUT_DIR, strict=True).load(cfg.MODEL.WEIGHTS)
+    if comm.is_main_process():
+        write_config(cfg, Path(cfg.OUTPUT_DIR) / "inference")
     return Trainer.test(cfg, model)

@@ -88,8 +88,8 @@ def _load_trusted(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Kind and first line of an error; some of torch's say nothing without their kind."""
-    return f"{type(error).__name__} {error}".split("\n", 1)[0].strip()
+    """Kind and first sentence of an error; some of torch's say nothing without their kind."""
+    return f"{type(error).__name__} {error}".split("\n", 1)[0].split(". ", 1)[0].strip()
 
 
 def _with_model(loaded: Any, path: Path) -> dict[str, Any]:

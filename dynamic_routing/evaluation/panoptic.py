@@ -203,7 +203,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """COCO's panoptic format: a JSON file, and its PNGs in a folder of the same name."""
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         for image in images:
-            (folder / FOLDER / image.annotation["file_name"]).write_bytes(image.png)
+            write_atomically(folder / FOLDER / image.annotation["file_name"], image.png)
         content = {**self._dataset, "annotations": [image.annotation for image in images]}
         write_atomically(folder / f"{FOLDER}.json", json.dumps(content).encode("utf-8"))
         logger.info(f"panoptic predictions of {len(images)} images are in {folder / FOLDER}")

@@ -31,6 +31,8 @@ def add_dynamic_routing_config(cfg: CfgNode) -> None:
     _add_divdr_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
+    # Whether only kernels run that repeat their results bit by bit; see README, "Reliability".
+    cfg.DETERMINISTIC = False
 
 
 def _add_model_keys(cfg: CfgNode) -> None:

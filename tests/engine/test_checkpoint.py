@@ -21,6 +21,7 @@ from tests.modeling.builders import batch, small_model
 SPACE = "MODEL.DYNAMIC_ROUTING.SPACE.NUM_LAYERS"
 WIDTH = "MODEL.DYNAMIC_ROUTING.WIDTH"
 NAMES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+FILES = ["checkpoints.json", "last_checkpoint", "model.pth"]
 
 
 class Witness:
@@ -63,7 +64,7 @@ def test_weights_survive_a_round_trip(tmp_path):
     model, path = saved(tmp_path)
     assert all(equal(model.state_dict(), load(path).state_dict()).values())
     assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
 
 
 def test_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -81,7 +82,7 @@ def test_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         RoutingCheckpointer(model, str(tmp_path)).save("newer")
     assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model.pth"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
 
 
 def test_file_appears_only_when_it_is_complete(tmp_path):

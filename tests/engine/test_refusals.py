@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,19 +113,6 @@ def test_resumed_best_metric_is_that_of_the_best_file(tmp_path):
     checkpointer.save(BEST, tag=False, metric=0.5)
     hook.load_state_dict({"best": 0.25})
     assert hook.state_dict() == {"best": 0.5}
-
-
-def test_evaluation_leaves_the_config_of_its_training(tmp_path, monkeypatch):
-    import train_net
-
-    (tmp_path / "config.yaml").write_text("of the training")
-    cfg, seen = small_config("OUTPUT_DIR", str(tmp_path)), []
-    monkeypatch.setattr(train_net, "default_setup", lambda c, args: seen.append(c.OUTPUT_DIR))
-    monkeypatch.setattr(train_net, "setup_logger", lambda *args, **kwargs: None)
-    for eval_only in (True, False):
-        train_net.default_setup_once(cfg, SimpleNamespace(eval_only=eval_only))
-    assert seen == [str(tmp_path / "inference"), str(tmp_path)]
-    assert cfg.OUTPUT_DIR == str(tmp_path)
 
 
 def test_description_is_plain_data():
