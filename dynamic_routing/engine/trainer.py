@@ -16,11 +16,15 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
+from dynamic_routing.compat import unsynchronised_buffers
 from dynamic_routing.engine.budget_hook import build_budget_hook
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
+from dynamic_routing.engine.ema import KEY as EMA_KEY
+from dynamic_routing.engine.ema import AverageWeights, build_average
 from dynamic_routing.engine.hooks import BestCheckpoint, TrainingProgress
 from dynamic_routing.engine.kmeans_hook import build_kmeans_hook
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader
+from dynamic_routing.engine.parallel import share_statistics, unwrapped
 from dynamic_routing.engine.solver import (
     build_lr_scheduler,
     build_optimizer,
@@ -35,6 +39,9 @@ from dynamic_routing.modeling.prepared import prepare_model
 from dynamic_routing.modeling.test_time_augmentation import with_test_time_augmentation
 
 logger = logging.getLogger(__name__)
+
+INFERENCE = "inference"
+"""Folder of OUTPUT_DIR for what evaluations write."""
 
 
 class Trainer(DefaultTrainer):
@@ -56,7 +63,7 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         on_gpu = next(model.parameters()).is_cuda
         model = create_ddp_model(
-            model, broadcast_buffers=False, **({} if on_gpu else {"device_ids": None})
+            model, **unsynchronised_buffers(), **({} if on_gpu else {"device_ids": None})
         )
         self._trainer = TrainStep(
             model,
@@ -64,9 +71,14 @@ class Trainer(DefaultTrainer):
             optimizer,
             clip_norm=full_model_clip_norm(cfg),
             autocast=autocast_dtype(cfg, on_gpu),
+            accumulation=cfg.SOLVER.ACCUMULATION_STEPS,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = RoutingCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.average = build_average(cfg, unwrapped(model))
+        kept = {} if self.average is None else {EMA_KEY: self.average}
+        self.checkpointer = RoutingCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **kept
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
@@ -92,7 +104,11 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks, the training progress and the best checkpoint."""
         found = [hook for hook in super().build_hooks() if hook is not None]
+        position = next(i for i, h in enumerate(found) if isinstance(h, hooks.EvalHook))
+        found[position] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         found.insert(0, TrainingProgress(self.model))
+        if self.average is not None:
+            found.insert(1, AverageWeights(self.average))
         target = build_budget_hook(self.cfg, unwrapped(self.model))
         if target is not None:
             found.insert(1, target)
@@ -106,6 +122,12 @@ class Trainer(DefaultTrainer):
             period = self.cfg.TEST.EVAL_PERIOD
             found.insert(position, BestCheckpoint(self.checkpointer, metric=best, period=period))
         return found
+
+    def _evaluate(self) -> Any:
+        """The model, its average, or both."""
+        average = None if self.average is None else self.average.averaged_model()
+        self._last_eval_results = evaluate(self.cfg, self.model, average)
+        return self._last_eval_results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -145,15 +167,22 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, *, model: nn.Module | None = None
+        cls,
+        cfg: CfgNode,
+        dataset_name: str,
+        *,
+        model: nn.Module | None = None,
+        folder: str = INFERENCE,
     ) -> DatasetEvaluator:
-        """The data set's own evaluators, and the routing evaluator for routed models."""
-        folder = Path(cfg.OUTPUT_DIR) / "inference"
+        """The data set's own evaluators, and the routing evaluator for routed models.
+
+        What they write goes to ``folder`` of OUTPUT_DIR.
+        """
         routed = is_routed(cfg)
         cost = RouteCosts(model) if routed and model is not None else None
         return build_evaluator(
             dataset_name,
-            folder,
+            Path(cfg.OUTPUT_DIR) / folder,
             routed=routed,
             cost=cost,
             centres=None if model is None else cluster_centres(model),
@@ -167,6 +196,7 @@ class Trainer(DefaultTrainer):
         What runs is a copy that :func:`prepare_model` makes of the weights as they are now.
         """
         bare = unwrapped(model)
+        share_statistics(bare)
         if evaluators is None:
             names = cfg.DATASETS.TEST
             evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
@@ -200,9 +230,24 @@ def check_augmentation_applies(cfg: CfgNode, model: nn.Module) -> None:
         with_test_time_augmentation(cfg, model)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without DistributedDataParallel around it."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+def evaluate(cfg: CfgNode, model: nn.Module, average: nn.Module | None) -> Any:
+    """Evaluate what MODEL.EMA.EVALUATE names; without an average the model.
+
+    Returns:
+        As :meth:`Trainer.test`; with both, the average's results under ``ema``.
+    """
+    chosen = cfg.MODEL.EMA.EVALUATE
+    if average is None or chosen == "model":
+        return Trainer.test(cfg, model)
+    if chosen == "ema":
+        return Trainer.test(cfg, average)
+    results = dict(Trainer.test(cfg, model) or {})
+    evaluators = [
+        Trainer.build_evaluator(cfg, name, model=average, folder=f"{INFERENCE}/ema")
+        for name in cfg.DATASETS.TEST
+    ]
+    logger.info("now the moving average of the weights")
+    return {**results, "ema": Trainer.test(cfg, average, evaluators) or {}}
 
 
 def is_routed(cfg: CfgNode) -> bool:
@@ -232,5 +277,13 @@ def evaluate_checkpoint(cfg: CfgNode) -> Any:
         )
     model = Trainer.build_model(cfg)
     check_augmentation_applies(cfg, model)
-    RoutingCheckpointer(model, cfg.OUTPUT_DIR, strict=True).load(cfg.MODEL.WEIGHTS)
-    return Trainer.test(cfg, model)
+    checkpoint = RoutingCheckpointer(model, cfg.OUTPUT_DIR, strict=True).load(cfg.MODEL.WEIGHTS)
+    average = build_average(cfg, model)
+    if average is None or cfg.MODEL.EMA.EVALUATE == "model":
+        return Trainer.test(cfg, model)
+    if EMA_KEY not in checkpoint:
+        raise CheckpointError(
+            f"{cfg.MODEL.WEIGHTS} holds no moving average: set MODEL.EMA.ENABLED False"
+        )
+    average.load_state_dict(checkpoint[EMA_KEY])
+    return evaluate(cfg, model, average.averaged_model())

@@ -29,6 +29,7 @@ def add_dynamic_routing_config(cfg: CfgNode) -> None:
     _add_classifier_keys(cfg)
     _add_budget_keys(cfg)
     _add_divdr_keys(cfg)
+    _add_average_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
 
@@ -155,6 +156,16 @@ def _add_divdr_keys(cfg: CfgNode) -> None:
     node.MAX_IMAGES = 200000
 
 
+def _add_average_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.EMA = CfgNode()
+    # Whether a moving average of the weights is kept beside them (ours; the papers: no).
+    cfg.MODEL.EMA.ENABLED = False
+    # Share of the average that an update keeps, in [0, 1); fewer in the first 10 / (1 - this) ones.
+    cfg.MODEL.EMA.DECAY = 0.9998
+    # What is evaluated: the model, the average ("ema"), or both, then the average as ema/<task>.
+    cfg.MODEL.EMA.EVALUATE = "both"
+
+
 def _add_solver_keys(cfg: CfgNode) -> None:
     # Exponent of the polynomial decay, LR_SCHEDULER_NAME "WarmupPolyLR" (DR20: 0.9).
     cfg.SOLVER.POLY_LR_POWER = 0.9
@@ -163,6 +174,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Batch size for which BASE_LR is meant, in images; the learning rate is scaled by
     # IMS_PER_BATCH / this (linear rule). 0: take BASE_LR as it is.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+    # Parts in which each process takes its share of IMS_PER_BATCH, one after the other, before one
+    # update: less memory, the same step unless norms look at the batch. IMS_PER_BATCH, MAX_ITER
+    # and the schedule mean whole batches and updates all the same.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
 
 
 def _add_data_keys(cfg: CfgNode) -> None:

@@ -24,6 +24,8 @@ from dynamic_routing.modeling.neck import NECKS
 
 FPN_BACKBONE = "build_dynamic_routing_fpn_backbone"
 TRIAL_CHANNELS = 32
+EVALUATED = ("model", "ema", "both")
+"""Values of MODEL.EMA.EVALUATE."""
 
 
 def config_problems(cfg: CfgNode) -> Iterator[str]:
@@ -34,6 +36,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _classifier(cfg)
     yield from _divdr(cfg)
     yield from _lengths(cfg)
+    yield from _average(cfg)
 
 
 def _names(cfg: CfgNode) -> Iterator[str]:
@@ -110,6 +113,7 @@ def _numbers(cfg: CfgNode) -> Iterator[str]:
     for key, value in (
         ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER),
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH),
+        ("SOLVER.ACCUMULATION_STEPS", cfg.SOLVER.ACCUMULATION_STEPS),
         ("MODEL.DYNAMIC_ROUTING.BUDGET.PROBE_PERIOD", budget.PROBE_PERIOD),
         ("MODEL.DYNAMIC_ROUTING.BUDGET.PROBE_IMAGES", budget.PROBE_IMAGES),
     ):
@@ -171,6 +175,16 @@ def _divdr(cfg: CfgNode) -> Iterator[str]:
             f"{prefix}START_ITER {divdr.START_ITER} must lie before SOLVER.MAX_ITER "
             f"{cfg.SOLVER.MAX_ITER}"
         )
+
+
+def _average(cfg: CfgNode) -> Iterator[str]:
+    """MODEL.EMA."""
+    average = cfg.MODEL.EMA
+    if not 0 <= average.DECAY < 1:
+        yield f"MODEL.EMA.DECAY must be in [0, 1), got {average.DECAY}"
+    if average.EVALUATE not in EVALUATED:
+        allowed = ", ".join(EVALUATED)
+        yield f"MODEL.EMA.EVALUATE {average.EVALUATE!r} is unknown; allowed: {allowed}"
 
 
 def _lengths(cfg: CfgNode) -> Iterator[str]:

@@ -11,7 +11,8 @@ from detectron2.utils import comm
 
 from dynamic_routing.divdr.loss import DivDRLoss
 from dynamic_routing.engine.kmeans_hook import GateKMeansHook
-from dynamic_routing.engine.trainer import Trainer, unwrapped
+from dynamic_routing.engine.parallel import unwrapped
+from dynamic_routing.engine.trainer import Trainer
 from tests.modeling.builders import batch, randomise, small_config
 
 DIVDR = "MODEL.DYNAMIC_ROUTING.DIVDR."
