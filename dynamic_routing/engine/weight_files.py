@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,6 +80,18 @@ def _with_model(loaded: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content["model"], Mapping):
         kind = type(content["model"]).__name__
         raise CheckpointError(f'checkpoint {path}: "model" holds {kind}, not tensors by name')
+    for name, value in content["model"].items():
+        if not isinstance(name, str) or not isinstance(value, Tensor | np.ndarray):
+            kind = type(value).__name__
+            raise CheckpointError(f"checkpoint {path}: {name!r} is {kind}, not a tensor")
+    return _with_rules(content, path)
+
+
+def _with_rules(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content, if its description of routing networks is one or missing."""
+    rules = content.get(_ROUTING, {})
+    if not isinstance(rules, dict) or not all(isinstance(r, dict) for r in rules.values()):
+        raise CheckpointError(f'checkpoint {path}: "{_ROUTING}" is no description of networks')
     return content
 
 
@@ -93,7 +106,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except Exception as error:  # its own error type for damaged files, JSON's for the description
         reason = str(error).split("\n", 1)[0]
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from None
-    return {**content, _ROUTING: routing} if routing else content
+    return _with_rules({**content, _ROUTING: routing} if routing else content, path)
 
 
 def write_weights(

@@ -230,7 +230,7 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
 
 
 def _fitted(defaults: CfgNode, loaded: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Whole numbers as floats where the default is one; groups of keys must be groups."""
+    """Whole numbers as floats and texts as texts where the default is one; groups as groups."""
     fitted = dict(loaded)
     for key, value in loaded.items():
         default = defaults.get(key)
@@ -240,6 +240,9 @@ def _fitted(defaults: CfgNode, loaded: dict[str, Any], prefix: str = "") -> dict
             fitted[key] = _fitted(default, value, f"{prefix}{key}.")
         elif isinstance(default, float) and type(value) is int:
             fitted[key] = float(value)
+        elif isinstance(default, str) and isinstance(value, str):
+            # yacs reads texts as Python: a folder "2026" would become a number.
+            fitted[key] = repr(value)
     return fitted
 
 

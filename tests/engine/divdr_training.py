@@ -34,16 +34,17 @@ def inputs() -> list[dict[str, Any]]:
 
 
 class FixedBatches:
-    """Iteration i takes images 4 i to 4 i + 3 (mod 8); each process every n-th of them."""
+    """Iteration i takes the next images (mod 8); each process every n-th of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = BATCH) -> None:
         self.start = 0
+        self.size = size
         self.images = inputs()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         iteration = self.start
         while True:
-            chosen = [(BATCH * iteration + i) % IMAGES for i in range(BATCH)]
+            chosen = [(self.size * iteration + i) % IMAGES for i in range(self.size)]
             yield [self.images[i] for i in chosen[comm.get_rank() :: comm.get_world_size()]]
             iteration += 1
 
@@ -69,7 +70,7 @@ class ShortTrainer(Trainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> FixedBatches:
-        return FixedBatches()
+        return FixedBatches(cfg.SOLVER.IMS_PER_BATCH)
 
     def build_writers(self) -> list[Any]:
         return []

@@ -91,12 +91,13 @@ def test_unknown_choice_is_refused():
 
 
 def test_average_survives_a_resume(tmp_path):
-    whole = short_training(tmp_path / "whole", *EMA)
-    short_training(tmp_path / "resumed", *EMA, killed_at=8)
-    resumed = short_training(tmp_path / "resumed", *EMA, resume=True)
-    assert resumed.start_iter == 6
+    short = (*EMA, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
+    whole = short_training(tmp_path / "whole", *short)
+    short_training(tmp_path / "resumed", *short, killed_at=3)
+    resumed = short_training(tmp_path / "resumed", *short, resume=True)
+    assert resumed.start_iter == 2
     a, b = whole.average.state_dict(), resumed.average.state_dict()
-    assert a["updates"] == b["updates"] == 12
+    assert a["updates"] == b["updates"] == 4
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
     stored = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
     assert any(not torch.equal(stored["model"][n], stored[KEY]["model"][n]) for n in a["model"])
@@ -123,7 +124,7 @@ def checkpoint(tmp_path_factory):
 @pytest.mark.parametrize("chosen", ["model", "ema", "both"])
 def test_eval_only_evaluates_what_is_chosen(checkpoint, tmp_path, monkeypatch, chosen):
     def weight_sum(cfg, model, evaluators=None):
-        return {"sum": sum(float(p.double().sum()) for p in model.parameters())}
+        return {"sum": sum(float(p.detach().double().sum()) for p in model.parameters())}
 
     monkeypatch.setattr(Trainer, "test", weight_sum)
     cfg = short_config(tmp_path, *EMA, EVALUATE, chosen, "MODEL.WEIGHTS", str(checkpoint))
