@@ -192,21 +192,24 @@ def _start_all(
 ) -> None:
     """Start the processes of this machine and wait for them."""
     with tempfile.TemporaryDirectory(prefix="dynamic_routing_") as folder:
-        store, port = None, 0
+        store = None
         if start.machines.url == "auto":
             # Held by this process, so that nobody can take the port in between.
             store = dist.TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
-            port = store.port
+        port = 0 if store is None else store.port
         start = _Start(start.machines, start.processes, start.device, port, Path(folder))
-        context = mp.start_processes(
-            _child,
-            args=(main, args, start),
-            nprocs=start.processes,
-            join=False,
-            start_method=start_method,
-        )
-        watch(context.processes, Path(folder), first_rank=start.place(0).rank)
-        del store
+        try:
+            context = mp.start_processes(
+                _child,
+                args=(main, args, start),
+                nprocs=start.processes,
+                join=False,
+                start_method=start_method,
+            )
+            watch(context.processes, Path(folder), first_rank=start.place(0).rank)
+        finally:
+            # Not kept by an error's traceback: a fork that frees a copy of it would crash.
+            del store
 
 
 def _child(

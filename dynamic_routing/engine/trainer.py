@@ -75,7 +75,7 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.average = build_average(cfg, unwrapped(model))
-        kept = {} if self.average is None else {EMA_KEY: self.average}
+        kept: dict[str, Any] = {} if self.average is None else {EMA_KEY: self.average}
         self.checkpointer = RoutingCheckpointer(
             model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **kept
         )

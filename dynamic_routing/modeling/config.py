@@ -243,6 +243,8 @@ def _fitted(defaults: CfgNode, loaded: dict[str, Any], prefix: str = "") -> dict
         elif isinstance(default, str) and isinstance(value, str):
             # yacs reads texts as Python: a folder "2026" would become a number.
             fitted[key] = repr(value)
+        elif isinstance(default, tuple) and isinstance(value, list):
+            fitted[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
     return fitted
 
 

@@ -97,6 +97,14 @@ class ShortTrainer(Trainer):
         return found
 
 
+class PreciseTrainer(ShortTrainer):
+    """In float64: what differs then differs for a reason."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        return super().build_model(cfg).double()
+
+
 def short_config(folder: Any, *overrides: str) -> CfgNode:
     """The config of a short training into ``folder``, without data sets."""
     options = (*TRAINING, "OUTPUT_DIR", str(folder), *overrides)
@@ -106,10 +114,14 @@ def short_config(folder: Any, *overrides: str) -> CfgNode:
 
 
 def short_training(
-    folder: Any, *overrides: str, resume: bool = False, killed_at: int | None = None
+    folder: Any,
+    *overrides: str,
+    resume: bool = False,
+    killed_at: int | None = None,
+    kind: type[ShortTrainer] = ShortTrainer,
 ) -> ShortTrainer:
     """Train, as far as it gets."""
-    trainer = ShortTrainer(short_config(folder, *overrides), killed_at=killed_at)
+    trainer = kind(short_config(folder, *overrides), killed_at=killed_at)
     trainer.resume_or_load(resume)
     try:
         trainer.train()
