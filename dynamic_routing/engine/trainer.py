@@ -258,10 +258,11 @@ def is_routed(cfg: CfgNode) -> bool:
 
 
 def autocast_dtype(cfg: CfgNode, on_gpu: bool) -> torch.dtype | None:
-    """Mixed precision of SOLVER.AMP.ENABLED: float16 with a scaled loss on CUDA, else bfloat16."""
+    """Mixed precision that SOLVER.AMP asks for, or None. float16 comes with a scaled loss."""
     if not cfg.SOLVER.AMP.ENABLED:
         return None
-    return torch.float16 if on_gpu else torch.bfloat16
+    chosen = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return chosen.get(cfg.SOLVER.AMP.DTYPE, torch.float16 if on_gpu else torch.bfloat16)
 
 
 def evaluate_checkpoint(cfg: CfgNode) -> Any:

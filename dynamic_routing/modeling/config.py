@@ -178,6 +178,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # update: less memory, the same step unless norms look at the batch. IMS_PER_BATCH, MAX_ITER
     # and the schedule mean whole batches and updates all the same.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Type of mixed precision (AMP.ENABLED): bfloat16, float16 with a scaled loss (CUDA only), or
+    # auto: float16 on CUDA, as Detectron2, and bfloat16 on the CPU.
+    cfg.SOLVER.AMP.DTYPE = "auto"
 
 
 def _add_data_keys(cfg: CfgNode) -> None:

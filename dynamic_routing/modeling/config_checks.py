@@ -37,6 +37,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _divdr(cfg)
     yield from _lengths(cfg)
     yield from _average(cfg)
+    yield from _precision(cfg)
 
 
 def _names(cfg: CfgNode) -> Iterator[str]:
@@ -185,6 +186,15 @@ def _average(cfg: CfgNode) -> Iterator[str]:
     if average.EVALUATE not in EVALUATED:
         allowed = ", ".join(EVALUATED)
         yield f"MODEL.EMA.EVALUATE {average.EVALUATE!r} is unknown; allowed: {allowed}"
+
+
+def _precision(cfg: CfgNode) -> Iterator[str]:
+    """SOLVER.AMP."""
+    name, allowed = cfg.SOLVER.AMP.DTYPE, ("auto", "bfloat16", "float16")
+    if name not in allowed:
+        yield f"SOLVER.AMP.DTYPE {name!r} is unknown; allowed: {', '.join(allowed)}"
+    if cfg.SOLVER.AMP.ENABLED and name == "float16" and cfg.MODEL.DEVICE == "cpu":
+        yield "SOLVER.AMP.DTYPE float16 needs a GPU; on the CPU there is bfloat16"
 
 
 def _lengths(cfg: CfgNode) -> Iterator[str]:
