@@ -237,18 +237,24 @@ def _fitted(defaults: CfgNode, loaded: dict[str, Any], prefix: str = "") -> dict
     fitted = dict(loaded)
     for key, value in loaded.items():
         default = defaults.get(key)
-        if isinstance(default, CfgNode):
-            if not isinstance(value, dict):
-                raise ConfigError(f"config key {prefix}{key} is a group of keys, got {value!r}")
+        if not isinstance(default, CfgNode):
+            fitted[key] = _of_type(value, default)
+        elif isinstance(value, dict):
             fitted[key] = _fitted(default, value, f"{prefix}{key}.")
-        elif isinstance(default, float) and type(value) is int:
-            fitted[key] = float(value)
-        elif isinstance(default, str) and isinstance(value, str):
-            # yacs reads texts as Python: a folder "2026" would become a number.
-            fitted[key] = repr(value)
-        elif isinstance(default, tuple) and isinstance(value, list):
-            fitted[key] = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        else:
+            raise ConfigError(f"config key {prefix}{key} is a group of keys, got {value!r}")
     return fitted
+
+
+def _of_type(value: Any, default: Any) -> Any:
+    """What YAML writes as its nearest type, as the type of the default."""
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, str) and isinstance(value, str):
+        return repr(value)  # yacs reads texts as Python: a folder "2026" would become a number
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    return value
 
 
 def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
