@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from dynamic_routing.modeling.config_checks import config_problems
 from dynamic_routing.modeling.config_files import load_yaml_chain
+from dynamic_routing.modeling.config_values import of_type, with_floats
 from dynamic_routing.routing import PUBLISHED_CELL
 
 
@@ -218,7 +219,7 @@ def get_config(config_file: str | Path | None = None, overrides: Sequence[str] =
         _explained(cfg, lambda: _merge_file(cfg, str(config_file)))
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs of KEY VALUE, got {' '.join(overrides)}")
-    _explained(cfg, lambda: cfg.merge_from_list(_with_floats(cfg, overrides)))
+    _explained(cfg, lambda: cfg.merge_from_list(with_floats(cfg, overrides)))
     resolve_device(cfg)
     problem = next(config_problems(cfg), None)
     if problem:
@@ -238,35 +239,12 @@ def _fitted(defaults: CfgNode, loaded: dict[str, Any], prefix: str = "") -> dict
     for key, value in loaded.items():
         default = defaults.get(key)
         if not isinstance(default, CfgNode):
-            fitted[key] = _of_type(value, default)
+            fitted[key] = of_type(value, default)
         elif isinstance(value, dict):
             fitted[key] = _fitted(default, value, f"{prefix}{key}.")
         else:
             raise ConfigError(f"config key {prefix}{key} is a group of keys, got {value!r}")
     return fitted
-
-
-def _of_type(value: Any, default: Any) -> Any:
-    """What YAML writes as its nearest type, as the type of the default."""
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if isinstance(default, str) and isinstance(value, str):
-        return repr(value)  # yacs reads texts as Python: a folder "2026" would become a number
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    return value
-
-
-def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
-    """Command-line overrides with whole numbers as floats where the default is one."""
-    values = list(overrides)
-    for i in range(0, len(values), 2):
-        node: Any = cfg
-        for part in values[i].split("."):
-            node = node.get(part) if isinstance(node, CfgNode) else None
-        if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(values[i + 1])):
-            values[i + 1] = f"{values[i + 1]}.0"
-    return values
 
 
 def _explained(cfg: CfgNode, merge: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
 import time
 
 import pytest
@@ -13,7 +15,7 @@ from detectron2.utils import comm
 
 from dynamic_routing.engine.launch import Machines, Place, launch, place_in_job
 from dynamic_routing.engine.watch import RankError
-from tests.engine.processes import in_processes
+from tests.engine.processes import in_processes, keep_result
 
 TORCHRUN = {
     "MASTER_ADDR": "10.0.0.1",
@@ -121,3 +123,29 @@ def test_dead_rank_ends_the_others_and_is_named(tmp_path, rank, how, message, us
         in_processes(2, fail, rank, how, folder=tmp_path)
     assert time.monotonic() - start < END_WITHIN
     assert info.value.user == user
+
+
+def started_by_slurm(rank, port, folder):
+    """One process of two, as ``srun`` would start it; nobody says how many a machine has."""
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "SLURM_PROCID": str(rank),
+        "SLURM_NTASKS": "2",
+        "SLURM_LOCALID": str(rank),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }.items():
+        os.environ[name] = value
+    launch(keep_result, who_am_i, (), folder, processes=1, device="cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names the loopback as Linux does")
+def test_processes_of_slurm_find_each_other_and_count_their_machine(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        started_by_slurm, args=(port, tmp_path), nprocs=2, start_method="fork"
+    )
+    found = [torch.load(tmp_path / f"result_{rank}.pt", weights_only=False) for rank in (0, 1)]
+    assert found == [(0, 0, 2, 3.0), (1, 1, 2, 3.0)]
