@@ -6,13 +6,16 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
 
 from dynamic_routing.compat import (
     CITYSCAPES_EVALUATION_MODULES,
     OneLineErrors,
     cityscapes_numpy_proxy,
     load_label_image,
+    unsynchronised_buffers,
 )
 
 
@@ -97,3 +100,22 @@ def test_only_errors_of_the_program_keep_their_traceback(error, pages):
     record = logging.LogRecord("d2", logging.ERROR, "f", 1, "m", (), (type(error), error, None))
     assert OneLineErrors().filter(record)
     assert bool(record.exc_info) == pages
+
+
+def test_buffers_are_left_alone_without_a_deprecated_argument():
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(torch.nn.Linear(1, 1), **unsynchronised_buffers())
+        # The older name is still an attribute of newer versions.
+        assert not wrapped.broadcast_buffers
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_torch_before_2_13_gets_the_name_that_it_knows(monkeypatch):
+    def old(self, module, broadcast_buffers=True):
+        """What torch 2.11 takes."""
+
+    monkeypatch.setattr(DistributedDataParallel, "__init__", old)
+    assert unsynchronised_buffers() == {"broadcast_buffers": False}
