@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TOKENS = (
-    b"null", b"true", b"NaN", b"Infinity", b"-1", b"0", b"1e999", b"99999999999999999999", b"0.5",
+    b"null", b"true", b"NaN", b"Infinity", b"-1", b"0", b"1e999", b"9" * 20, b"9" * 400, b"0.5",
     b'""', b'"x"', b"[]", b"{}", b"[[[[", b'{"a":1}', b"\x00", b"\xff\xfe", b"\n", b",", b": ",
 )  # fmt: skip
 """What is put into files: values of other types, numbers out of range, what no text holds."""

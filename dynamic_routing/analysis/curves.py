@@ -92,7 +92,10 @@ def _scalars(line: str) -> dict[str, float] | None:
         return None
     if not isinstance(parsed, dict):
         return None
-    scalars = {k: float(v) for k, v in parsed.items() if isinstance(v, int | float)}
+    try:
+        scalars = {k: float(v) for k, v in parsed.items() if isinstance(v, int | float)}
+    except OverflowError:  # an integer beyond all floats
+        return None
     return scalars if math.isfinite(scalars.get("iteration", math.nan)) else None
 
 

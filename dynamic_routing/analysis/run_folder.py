@@ -45,16 +45,27 @@ def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
     """``results.json`` of a run: group -> metric -> value."""
     path = run / "results.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         return NotAvailable(f"{path.name}: {error}")
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        return NotAvailable(f"{path.name} holds no groups of metrics")
+    return content
 
 
 def flatten(results: Results) -> dict[str, float]:
     """``group/metric`` -> value, without what is no finite number."""
     flat = {f"{g}/{name}": value for g, values in results.items() for name, value in values.items()}
-    numbers = {k: float(v) for k, v in flat.items() if isinstance(v, int | float)}
+    numbers = {k: _as_float(v) for k, v in flat.items() if isinstance(v, int | float)}
     return {k: v for k, v in numbers.items() if math.isfinite(v)}
+
+
+def _as_float(value: float) -> float:
+    """The same number; infinite for an integer beyond all floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def summarise(results: Results) -> dict[str, float | int | str]:
