@@ -70,8 +70,8 @@ def edits() -> st.SearchStrategy[list[Edit]]:
 
 
 def fuzz(reader: Reader, folder: Path, *, cases: int) -> int:
-    """Read so many damaged files; how many were refused."""
-    path, refused = folder / reader.name, []
+    """Read at least so many damaged files; how many were refused."""
+    path, refused, read = folder / reader.name, [], []
     path.write_bytes(reader.content)
     reader.read(path)
 
@@ -82,6 +82,7 @@ def fuzz(reader: Reader, folder: Path, *, cases: int) -> int:
         for change in changes:
             content = change.apply(content)
         path.write_bytes(content)
+        read.append(1)
         try:
             reader.read(path)
         except reader.error as error:
@@ -89,4 +90,5 @@ def fuzz(reader: Reader, folder: Path, *, cases: int) -> int:
             refused.append(1)
 
     read_damaged()
+    assert len(read) >= cases, f"only {len(read)} of {cases} cases were drawn"
     return len(refused)
