@@ -5,6 +5,9 @@ Examples:
     python train_net.py --config-file configs/Cityscapes-SemanticSegmentation/dr_raw_l16_186k.yaml
     python train_net.py --config-file F --resume
     python train_net.py --config-file F --eval-only MODEL.WEIGHTS output/model_final.pth
+    python train_net.py --config-file F --num-gpus 8
+    python train_net.py --config-file F --num-processes 2 MODEL.DEVICE cpu
+    torchrun --nnodes 2 --nproc-per-node 8 ... train_net.py --config-file F
 """
 
 from __future__ import annotations
@@ -18,16 +21,23 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from dynamic_routing.compat import OneLineErrors
 from dynamic_routing.engine.checkpoint import RoutingCheckpointer
+from dynamic_routing.engine.job import (
+    add_process_flag,
+    fit_to_processes,
+    processes_to_start,
+)
+from dynamic_routing.engine.launch import Machines, launch
 from dynamic_routing.engine.loaders import prepare_datasets, worker_message
 from dynamic_routing.engine.run_files import RESULTS
 from dynamic_routing.engine.run_setup import lock_folder, set_up_process
 from dynamic_routing.engine.solver import scale_learning_rate
 from dynamic_routing.engine.trainer import Trainer, evaluate_checkpoint
+from dynamic_routing.engine.watch import RankError
 from dynamic_routing.files import write_json
 from dynamic_routing.modeling import get_config
 
@@ -54,21 +64,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         newest = RoutingCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR).newest_readable()
         cfg.MODEL.WEIGHTS = newest or cfg.MODEL.WEIGHTS
     scale_learning_rate(cfg)
+    fit_to_processes(cfg, comm.get_world_size())
     cfg.freeze()
     return cfg
-
-
-def check_devices(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Refuse more GPUs than there are.
-
-    Raises:
-        ValueError: ``--num-gpus`` or ``MODEL.DEVICE`` asks for what this machine lacks.
-    """
-    available = torch.cuda.device_count()
-    if args.num_gpus > max(available, 1):
-        raise ValueError(f"--num-gpus {args.num_gpus}: this machine has {available}")
-    if cfg.MODEL.DEVICE.startswith("cuda") and not available:
-        raise ValueError(f"MODEL.DEVICE {cfg.MODEL.DEVICE}: no GPU here; use auto or cpu")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -99,31 +97,32 @@ def train_or_evaluate(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and start one process a GPU."""
+    """Parse the command line and start the processes."""
     parser = default_argument_parser()
+    add_process_flag(parser)
     parser.set_defaults(dist_url="auto")
     args = parser.parse_args(argv)
     try:
         if not args.config_file:
             raise ValueError("--config-file is missing; see configs/")
-        # Before processes are started, whose errors come back as tracebacks.
+        # Here, so that a mistake is told once and not by every process.
         cfg = get_config(args.config_file, args.opts)
-        check_devices(args, cfg)
-        if args.num_gpus > 1:
+        processes = processes_to_start(args, cfg)
+        if processes > 1:
             prepare_datasets(cfg)
+            fit_to_processes(cfg, processes * args.num_machines)
         launch(
             run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
+            args,
+            processes=processes,
+            device=cfg.MODEL.DEVICE,
+            machines=Machines(args.num_machines, args.machine_rank, args.dist_url),
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RankError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         print(f"train_net.py: error: {worker_message(error)}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RankError) and not error.user else 2
     except KeyboardInterrupt:
         print("train_net.py: interrupted; continue with --resume", file=sys.stderr)
         return 130

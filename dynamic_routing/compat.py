@@ -7,6 +7,7 @@ dropped once upstream is fixed.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from detectron2.utils.events import EventStorage
@@ -151,3 +153,15 @@ def cityscapes_numpy_proxy() -> Iterator[None]:
                 put_back.callback(setattr, module, name, getattr(module, name))
                 setattr(module, name, replacement)
         yield
+
+
+def unsynchronised_buffers() -> dict[str, bool]:
+    """Arguments of DistributedDataParallel that leave buffers alone between two forwards.
+
+    Symptom: ``FutureWarning: broadcast_buffers is deprecated``.
+    Cause: torch 2.13 calls it ``forward_sync_buffers`` (buffers are then still made equal once, at
+    the start, which is harmless here); torch 2.11 and 2.12 do not know that name.
+    """
+    new = "forward_sync_buffers"
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {new if new in known else "broadcast_buffers": False}

@@ -6,8 +6,10 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import torch
 from detectron2.utils.events import EventStorage
 from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
 
 from dynamic_routing.compat import (
     CITYSCAPES_EVALUATION_MODULES,
@@ -16,6 +18,7 @@ from dynamic_routing.compat import (
     bound_history,
     cityscapes_numpy_proxy,
     load_label_image,
+    unsynchronised_buffers,
 )
 
 
@@ -118,3 +121,22 @@ def test_bounded_history_gives_what_the_writers_ask_for():
     assert found[0] == found[1]
     smoothed = [storage.latest_with_smoothing_hint(20) for storage in (bounded, unbounded)]
     assert smoothed[0] == smoothed[1]
+
+
+def test_buffers_are_left_alone_without_a_deprecated_argument():
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(torch.nn.Linear(1, 1), **unsynchronised_buffers())
+        # The older name is still an attribute of newer versions.
+        assert not wrapped.broadcast_buffers
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_torch_before_2_13_gets_the_name_that_it_knows(monkeypatch):
+    def old(self, module, broadcast_buffers=True):
+        """What torch 2.11 takes."""
+
+    monkeypatch.setattr(DistributedDataParallel, "__init__", old)
+    assert unsynchronised_buffers() == {"broadcast_buffers": False}

@@ -242,6 +242,15 @@ def examine() -> list[Piece]:
     return pieces
 
 
+def differing(pieces: Sequence[Piece]) -> list[str]:
+    """Name and version of what works, but in another version than the tested one."""
+    return [
+        f"{piece.name} {piece.found}, tested {piece.tested}"
+        for piece in pieces
+        if piece.status == "ok" and not piece.found.startswith(piece.tested)
+    ]
+
+
 def table(pieces: Sequence[Piece]) -> str:
     """The report as text: name, found, tested, ok or what to do."""
     rows = [("name", "found", "tested", "ok, or what to do")]
@@ -266,6 +275,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps([asdict(piece) for piece in pieces], indent=1))
         return int(any(piece.fails for piece in pieces))
     print(table(pieces))
+    others = differing(pieces)
+    if others:
+        print(f"not the tested version: {', '.join(others)}")
     failing = [piece.name for piece in pieces if piece.fails]
     if failing:
         print(f"missing or broken: {', '.join(failing)} (./test.sh makes .venv with everything)")

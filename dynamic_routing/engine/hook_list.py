@@ -11,6 +11,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from dynamic_routing.engine.budget_hook import build_budget_hook
+from dynamic_routing.engine.ema import AverageWeights, WeightAverage
 from dynamic_routing.engine.hooks import (
     BestCheckpoint,
     Evaluation,
@@ -23,7 +24,13 @@ from dynamic_routing.engine.route_pictures_hook import build_route_pictures
 from dynamic_routing.engine.run_files import METRICS, MetricsWriters, is_evaluated
 
 
-def build_hooks(trainer: DefaultTrainer, model: nn.Module, *, seeds: StepSeeds) -> list[HookBase]:
+def build_hooks(
+    trainer: DefaultTrainer,
+    model: nn.Module,
+    *,
+    seeds: StepSeeds,
+    average: WeightAverage | None = None,
+) -> list[HookBase]:
     """The hooks of a trainer, in Detectron2's order.
 
     Seeds first; statistics before the checkpoint that holds them; the evaluation behind it, so that
@@ -33,6 +40,7 @@ def build_hooks(trainer: DefaultTrainer, model: nn.Module, *, seeds: StepSeeds) 
         trainer: with everything but its hooks.
         model: its meta-architecture, without DistributedDataParallel around it.
         seeds: of its steps.
+        average: of its weights.
     """
     cfg = trainer.cfg
     found: list[HookBase | None] = [
@@ -40,6 +48,7 @@ def build_hooks(trainer: DefaultTrainer, model: nn.Module, *, seeds: StepSeeds) 
         TrainingProgress(trainer.model),
         build_kmeans_hook(cfg, model),
         build_budget_hook(cfg, model),
+        None if average is None else AverageWeights(average),
         hooks.IterationTimer(),
         hooks.LRScheduler(),
         _precise_bn(trainer, seeds),

@@ -18,13 +18,16 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
-from dynamic_routing.compat import bound_history
+from dynamic_routing.compat import bound_history, unsynchronised_buffers
 from dynamic_routing.engine.bad_numbers import BadNumbersGuard
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
+from dynamic_routing.engine.ema import KEY as EMA_KEY
+from dynamic_routing.engine.ema import build_average
 from dynamic_routing.engine.hook_list import build_hooks
 from dynamic_routing.engine.hooks import BestCheckpoint, Evaluation
 from dynamic_routing.engine.kmeans_hook import check_images
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader, count_images
+from dynamic_routing.engine.parallel import share_statistics, unwrapped
 from dynamic_routing.engine.randomness import StepSeeds, chosen_seed
 from dynamic_routing.engine.run_files import build_writers, write_config
 from dynamic_routing.engine.solver import (
@@ -42,6 +45,9 @@ from dynamic_routing.modeling.prepared import prepare_model
 from dynamic_routing.modeling.test_time_augmentation import with_test_time_augmentation
 
 logger = logging.getLogger(__name__)
+
+INFERENCE = "inference"
+"""Folder of OUTPUT_DIR for what evaluations write."""
 
 
 class Trainer(DefaultTrainer):
@@ -64,7 +70,7 @@ class Trainer(DefaultTrainer):
         check_images(cfg, count_images(loader))
         on_gpu = next(model.parameters()).is_cuda
         model = create_ddp_model(
-            model, broadcast_buffers=False, **({} if on_gpu else {"device_ids": None})
+            model, **unsynchronised_buffers(), **({} if on_gpu else {"device_ids": None})
         )
         self._trainer = TrainStep(
             model,
@@ -72,9 +78,14 @@ class Trainer(DefaultTrainer):
             optimizer,
             clip_norm=full_model_clip_norm(cfg),
             autocast=autocast_dtype(cfg, on_gpu),
+            accumulation=cfg.SOLVER.ACCUMULATION_STEPS,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = RoutingCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.average = build_average(cfg, unwrapped(model))
+        kept: dict[str, Any] = {} if self.average is None else {EMA_KEY: self.average}
+        self.checkpointer = RoutingCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **kept
+        )
         self.iter = self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._seeds = StepSeeds(chosen_seed(cfg.SEED))
@@ -135,11 +146,12 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """See :func:`dynamic_routing.engine.hook_list.build_hooks`."""
-        return build_hooks(self, unwrapped(self.model), seeds=self._seeds)
+        return build_hooks(self, unwrapped(self.model), seeds=self._seeds, average=self.average)
 
     def evaluate(self) -> Any:
-        """Evaluate the weights as they are now."""
-        self._last_eval_results = self.test(self.cfg, self.model)
+        """Evaluate the weights as they are now: the model, its average, or both."""
+        average = None if self.average is None else self.average.averaged_model()
+        self._last_eval_results = evaluate(self.cfg, self.model, average)
         return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
@@ -185,15 +197,22 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, *, model: nn.Module | None = None
+        cls,
+        cfg: CfgNode,
+        dataset_name: str,
+        *,
+        model: nn.Module | None = None,
+        folder: str = INFERENCE,
     ) -> DatasetEvaluator:
-        """The data set's own evaluators, and the routing evaluator for routed models."""
-        folder = Path(cfg.OUTPUT_DIR) / "inference"
+        """The data set's own evaluators, and the routing evaluator for routed models.
+
+        What they write goes to ``folder`` of OUTPUT_DIR.
+        """
         routed = is_routed(cfg)
         cost = RouteCosts(model) if routed and model is not None else None
         return build_evaluator(
             dataset_name,
-            folder,
+            Path(cfg.OUTPUT_DIR) / folder,
             routed=routed,
             cost=cost,
             centres=None if model is None else cluster_centres(model),
@@ -207,6 +226,7 @@ class Trainer(DefaultTrainer):
         What runs is a copy that :func:`prepare_model` makes of the weights as they are now.
         """
         bare = unwrapped(model)
+        share_statistics(bare)
         if evaluators is None:
             names = cfg.DATASETS.TEST
             evaluators = [cls.build_evaluator(cfg, name, model=bare) for name in names]
@@ -240,9 +260,24 @@ def check_augmentation_applies(cfg: CfgNode, model: nn.Module) -> None:
         with_test_time_augmentation(cfg, model)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without DistributedDataParallel around it."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+def evaluate(cfg: CfgNode, model: nn.Module, average: nn.Module | None) -> Any:
+    """Evaluate what MODEL.EMA.EVALUATE names; without an average the model.
+
+    Returns:
+        As :meth:`Trainer.test`; with both, the average's results under ``ema``.
+    """
+    chosen = cfg.MODEL.EMA.EVALUATE
+    if average is None or chosen == "model":
+        return Trainer.test(cfg, model)
+    if chosen == "ema":
+        return Trainer.test(cfg, average)
+    results = dict(Trainer.test(cfg, model) or {})
+    evaluators = [
+        Trainer.build_evaluator(cfg, name, model=average, folder=f"{INFERENCE}/ema")
+        for name in cfg.DATASETS.TEST
+    ]
+    logger.info("now the moving average of the weights")
+    return {**results, "ema": Trainer.test(cfg, average, evaluators) or {}}
 
 
 def is_routed(cfg: CfgNode) -> bool:
@@ -253,10 +288,11 @@ def is_routed(cfg: CfgNode) -> bool:
 
 
 def autocast_dtype(cfg: CfgNode, on_gpu: bool) -> torch.dtype | None:
-    """Mixed precision of SOLVER.AMP.ENABLED: float16 with a scaled loss on CUDA, else bfloat16."""
+    """Mixed precision that SOLVER.AMP asks for, or None. float16 comes with a scaled loss."""
     if not cfg.SOLVER.AMP.ENABLED:
         return None
-    return torch.float16 if on_gpu else torch.bfloat16
+    chosen = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return chosen.get(cfg.SOLVER.AMP.DTYPE, torch.float16 if on_gpu else torch.bfloat16)
 
 
 def evaluate_checkpoint(cfg: CfgNode) -> Any:
@@ -272,7 +308,16 @@ def evaluate_checkpoint(cfg: CfgNode) -> Any:
         )
     model = Trainer.build_model(cfg)
     check_augmentation_applies(cfg, model)
-    RoutingCheckpointer(model, cfg.OUTPUT_DIR, strict=True).load(cfg.MODEL.WEIGHTS)
+    checkpoint = RoutingCheckpointer(model, cfg.OUTPUT_DIR, strict=True).load(cfg.MODEL.WEIGHTS)
+    average = build_average(cfg, model)
+    averaged = average is not None and cfg.MODEL.EMA.EVALUATE != "model"
+    if averaged and EMA_KEY not in checkpoint:
+        raise CheckpointError(
+            f"{cfg.MODEL.WEIGHTS} holds no moving average: set MODEL.EMA.ENABLED False"
+        )
     if comm.is_main_process():
-        write_config(cfg, Path(cfg.OUTPUT_DIR) / "inference")
-    return Trainer.test(cfg, model)
+        write_config(cfg, Path(cfg.OUTPUT_DIR) / INFERENCE)
+    if average is None or not averaged:
+        return Trainer.test(cfg, model)
+    average.load_state_dict(checkpoint[EMA_KEY])
+    return evaluate(cfg, model, average.averaged_model())

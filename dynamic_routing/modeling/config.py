@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from dynamic_routing.modeling.config_checks import config_problems
 from dynamic_routing.modeling.config_files import load_yaml_chain
+from dynamic_routing.modeling.config_values import of_type, with_floats
 from dynamic_routing.routing import PUBLISHED_CELL
 
 
@@ -29,6 +30,7 @@ def add_dynamic_routing_config(cfg: CfgNode) -> None:
     _add_classifier_keys(cfg)
     _add_budget_keys(cfg)
     _add_divdr_keys(cfg)
+    _add_average_keys(cfg)
     _add_solver_keys(cfg)
     _add_data_keys(cfg)
     # Whether only kernels run that repeat their results bit by bit; see README, "Reliability".
@@ -160,6 +162,16 @@ def _add_divdr_keys(cfg: CfgNode) -> None:
     node.MAX_IMAGES = 200000
 
 
+def _add_average_keys(cfg: CfgNode) -> None:
+    cfg.MODEL.EMA = CfgNode()
+    # Whether a moving average of the weights is kept beside them (ours; the papers: no).
+    cfg.MODEL.EMA.ENABLED = False
+    # Share of the average that an update keeps, in [0, 1); fewer in the first 10 / (1 - this) ones.
+    cfg.MODEL.EMA.DECAY = 0.9998
+    # What is evaluated: the model, the average ("ema"), or both, then the average as ema/<task>.
+    cfg.MODEL.EMA.EVALUATE = "both"
+
+
 def _add_solver_keys(cfg: CfgNode) -> None:
     # Exponent of the polynomial decay, LR_SCHEDULER_NAME "WarmupPolyLR" (DR20: 0.9).
     cfg.SOLVER.POLY_LR_POWER = 0.9
@@ -168,6 +180,13 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Batch size for which BASE_LR is meant, in images; the learning rate is scaled by
     # IMS_PER_BATCH / this (linear rule). 0: take BASE_LR as it is.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+    # Parts in which each process takes its share of IMS_PER_BATCH, one after the other, before one
+    # update: less memory, the same step unless norms look at the batch. IMS_PER_BATCH, MAX_ITER
+    # and the schedule mean whole batches and updates all the same.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Type of mixed precision (AMP.ENABLED): bfloat16, float16 with a scaled loss (CUDA only), or
+    # auto: float16 on CUDA, as Detectron2, and bfloat16 on the CPU.
+    cfg.SOLVER.AMP.DTYPE = "auto"
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
@@ -205,7 +224,7 @@ def get_config(config_file: str | Path | None = None, overrides: Sequence[str] =
         _explained(cfg, lambda: _merge_file(cfg, str(config_file)))
     if len(overrides) % 2:
         raise ConfigError(f"overrides are pairs of KEY VALUE, got {' '.join(overrides)}")
-    _explained(cfg, lambda: cfg.merge_from_list(_with_floats(cfg, overrides)))
+    _explained(cfg, lambda: cfg.merge_from_list(with_floats(cfg, overrides)))
     resolve_device(cfg)
     problem = next(config_problems(cfg), None)
     if problem:
@@ -220,29 +239,17 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
 
 
 def _fitted(defaults: CfgNode, loaded: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Whole numbers as floats where the default is one; groups of keys must be groups."""
+    """Whole numbers as floats and texts as texts where the default is one; groups as groups."""
     fitted = dict(loaded)
     for key, value in loaded.items():
         default = defaults.get(key)
-        if isinstance(default, CfgNode):
-            if not isinstance(value, dict):
-                raise ConfigError(f"config key {prefix}{key} is a group of keys, got {value!r}")
+        if not isinstance(default, CfgNode):
+            fitted[key] = of_type(value, default)
+        elif isinstance(value, dict):
             fitted[key] = _fitted(default, value, f"{prefix}{key}.")
-        elif isinstance(default, float) and type(value) is int:
-            fitted[key] = float(value)
+        else:
+            raise ConfigError(f"config key {prefix}{key} is a group of keys, got {value!r}")
     return fitted
-
-
-def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
-    """Command-line overrides with whole numbers as floats where the default is one."""
-    values = list(overrides)
-    for i in range(0, len(values), 2):
-        node: Any = cfg
-        for part in values[i].split("."):
-            node = node.get(part) if isinstance(node, CfgNode) else None
-        if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(values[i + 1])):
-            values[i + 1] = f"{values[i + 1]}.0"
-    return values
 
 
 def _explained(cfg: CfgNode, merge: Any) -> None:

@@ -25,6 +25,8 @@ from dynamic_routing.modeling.neck import NECKS
 
 FPN_BACKBONE = "build_dynamic_routing_fpn_backbone"
 TRIAL_CHANNELS = 32
+EVALUATED = ("model", "ema", "both")
+"""Values of MODEL.EMA.EVALUATE."""
 
 MAX_SEED = 2**32 - 1
 """The largest seed that scikit-learn takes."""
@@ -38,6 +40,8 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _classifier(cfg)
     yield from _divdr(cfg)
     yield from _lengths(cfg)
+    yield from _average(cfg)
+    yield from _precision(cfg)
 
 
 def _names(cfg: CfgNode) -> Iterator[str]:
@@ -114,6 +118,7 @@ def _numbers(cfg: CfgNode) -> Iterator[str]:
     for key, value in (
         ("SOLVER.MAX_ITER", cfg.SOLVER.MAX_ITER),
         ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH),
+        ("SOLVER.ACCUMULATION_STEPS", cfg.SOLVER.ACCUMULATION_STEPS),
         ("MODEL.DYNAMIC_ROUTING.BUDGET.PROBE_PERIOD", budget.PROBE_PERIOD),
         ("MODEL.DYNAMIC_ROUTING.BUDGET.PROBE_IMAGES", budget.PROBE_IMAGES),
     ):
@@ -179,6 +184,25 @@ def _divdr(cfg: CfgNode) -> Iterator[str]:
             f"{prefix}START_ITER {divdr.START_ITER} must lie before SOLVER.MAX_ITER "
             f"{cfg.SOLVER.MAX_ITER}"
         )
+
+
+def _average(cfg: CfgNode) -> Iterator[str]:
+    """MODEL.EMA."""
+    average = cfg.MODEL.EMA
+    if not 0 <= average.DECAY < 1:
+        yield f"MODEL.EMA.DECAY must be in [0, 1), got {average.DECAY}"
+    if average.EVALUATE not in EVALUATED:
+        allowed = ", ".join(EVALUATED)
+        yield f"MODEL.EMA.EVALUATE {average.EVALUATE!r} is unknown; allowed: {allowed}"
+
+
+def _precision(cfg: CfgNode) -> Iterator[str]:
+    """SOLVER.AMP."""
+    name, allowed = cfg.SOLVER.AMP.DTYPE, ("auto", "bfloat16", "float16")
+    if name not in allowed:
+        yield f"SOLVER.AMP.DTYPE {name!r} is unknown; allowed: {', '.join(allowed)}"
+    if cfg.SOLVER.AMP.ENABLED and name == "float16" and cfg.MODEL.DEVICE == "cpu":
+        yield "SOLVER.AMP.DTYPE float16 needs a GPU; on the CPU there is bfloat16"
 
 
 def _lengths(cfg: CfgNode) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
     Backbone,
@@ -105,11 +106,12 @@ def _work_on_maps(module: nn.Module, shapes: Mapping[str, ShapeSpec]) -> WorkAtS
     def work(height: int, width: int) -> Work:
         """Count one call for one image, padded to the coarsest stride."""
         height, width = (-(-side // coarsest) * coarsest for side in (height, width))
+        dtype = next((p.dtype for p in module.parameters()), torch.get_default_dtype())
         features = {
             name: meta_image(s.channels or 0, height // (s.stride or 1), width // (s.stride or 1))
             for name, s in shapes.items()
         }
-        return count_work(module, features)
+        return count_work(module, {name: x.to(dtype) for name, x in features.items()})
 
     return work
 

@@ -138,7 +138,8 @@ class TargetBudgetLoss(nn.Module):
         lift = (1 + self.threshold) / self.threshold * routes.logits.clamp(max=0).exp()
         sources = [routes.space.node_index[e.source] for e in routes.space.edges]
         closed = ~routes.open & routes.reached[:, sources]
-        return ((lift * closed) @ edges.to(lift.dtype)).mean()
+        # In float64, which autocast leaves alone: in float32 it would multiply in half precision.
+        return ((lift * closed).double() @ edges).mean().float()
 
 
 INTEGRAL_SHARE = 0.3

@@ -11,7 +11,8 @@ from detectron2.utils import comm
 
 from dynamic_routing.divdr.loss import DivDRLoss
 from dynamic_routing.engine.kmeans_hook import GateKMeansHook
-from dynamic_routing.engine.trainer import Trainer, unwrapped
+from dynamic_routing.engine.parallel import unwrapped
+from dynamic_routing.engine.trainer import Trainer
 from tests.modeling.builders import batch, randomise, small_config
 
 DIVDR = "MODEL.DYNAMIC_ROUTING.DIVDR."
@@ -33,16 +34,17 @@ def inputs() -> list[dict[str, Any]]:
 
 
 class FixedBatches:
-    """Iteration i takes images 4 i to 4 i + 3 (mod 8); each process every n-th of them."""
+    """Iteration i takes the next images (mod 8); each process every n-th of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = BATCH) -> None:
         self.start = 0
+        self.size = size
         self.images = inputs()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         iteration = self.start
         while True:
-            chosen = [(BATCH * iteration + i) % IMAGES for i in range(BATCH)]
+            chosen = [(self.size * iteration + i) % IMAGES for i in range(self.size)]
             yield [self.images[i] for i in chosen[comm.get_rank() :: comm.get_world_size()]]
             iteration += 1
 
@@ -68,7 +70,7 @@ class ShortTrainer(Trainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> FixedBatches:
-        return FixedBatches()
+        return FixedBatches(cfg.SOLVER.IMS_PER_BATCH)
 
     def build_writers(self) -> list[Any]:
         return []
@@ -95,6 +97,14 @@ class ShortTrainer(Trainer):
         return found
 
 
+class PreciseTrainer(ShortTrainer):
+    """In float64: what differs then differs for a reason."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        return super().build_model(cfg).double()
+
+
 def short_config(folder: Any, *overrides: str) -> CfgNode:
     """The config of a short training into ``folder``, without data sets."""
     options = (*TRAINING, "OUTPUT_DIR", str(folder), *overrides)
@@ -104,10 +114,14 @@ def short_config(folder: Any, *overrides: str) -> CfgNode:
 
 
 def short_training(
-    folder: Any, *overrides: str, resume: bool = False, killed_at: int | None = None
+    folder: Any,
+    *overrides: str,
+    resume: bool = False,
+    killed_at: int | None = None,
+    kind: type[ShortTrainer] = ShortTrainer,
 ) -> ShortTrainer:
     """Train, as far as it gets."""
-    trainer = ShortTrainer(short_config(folder, *overrides), killed_at=killed_at)
+    trainer = kind(short_config(folder, *overrides), killed_at=killed_at)
     trainer.resume_or_load(resume)
     try:
         trainer.train()

@@ -11,22 +11,10 @@ from detectron2.utils.events import EventStorage
 from dynamic_routing.engine.solver import build_optimizer
 from dynamic_routing.engine.train_step import TrainStep
 from dynamic_routing.routing import record_routes
+from tests.engine.steps import run, sgd
 from tests.modeling.builders import batch, small_config, small_model
 
 INPUTS = batch((64, 64), (64, 64))
-
-
-def sgd(model, lr=0.05):
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
-
-
-def run(step, times=1):
-    with EventStorage(0) as storage:
-        step.model.train()
-        for i in range(times):
-            step.iter = storage.iter = i
-            step.run_step()
-    return storage
 
 
 def test_step_equals_a_step_by_hand_bit_for_bit():

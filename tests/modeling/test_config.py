@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import get_cfg
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dynamic_routing import add_dynamic_routing_config
 from dynamic_routing.modeling import ConfigError, get_config
@@ -167,3 +169,53 @@ def test_files_without_groups_of_keys_are_explained(tmp_path, content, said):
     file.write_text(content)
     with pytest.raises(ConfigError, match=said):
         get_config(file)
+
+
+POSITIVE = st.floats(0, allow_infinity=False)
+SHARES = st.floats(0, 1)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
+VALUES = {
+    "OUTPUT_DIR": TEXTS,
+    "MODEL.WEIGHTS": TEXTS,
+    "DATASETS.TRAIN": st.lists(TEXTS, max_size=3).map(tuple),
+    "SEED": st.integers(-(2**31), 2**31),
+    "SOLVER.BASE_LR": POSITIVE,
+    "SOLVER.WEIGHT_DECAY": POSITIVE,
+    "SOLVER.STEPS": st.lists(st.integers(0, 10**7), max_size=4).map(tuple),
+    "SOLVER.ACCUMULATION_STEPS": st.integers(1, 10**6),
+    "SOLVER.AMP.ENABLED": st.booleans(),
+    f"{KEY}.BUDGET.MU": SHARES,
+    f"{KEY}.BUDGET.LAMBDA": POSITIVE,
+    f"{KEY}.GATE.ACTIVATION": st.sampled_from(["max_tanh", "sigmoid", "softmax", "fixed"]),
+    f"{KEY}.OPERATIONS": st.lists(st.sampled_from(["identity", "sep_conv_3x3"]), max_size=3),
+    f"{KEY}.DIVDR.MARGIN": POSITIVE,
+    "MODEL.EMA.DECAY": st.floats(0, 1, exclude_max=True),
+    "INPUT.SCALE_RANGE": st.lists(st.floats(0.1, 10), min_size=2, max_size=2),
+}
+
+
+def put(cfg, key, value):
+    *groups, name = key.split(".")
+    for group in groups:
+        cfg = cfg[group]
+    cfg[name] = value
+
+
+@settings(max_examples=25)
+@given(changes=st.fixed_dictionaries({}, optional=VALUES))
+def test_dumped_config_comes_back_as_it_was(tmp_path_factory, changes):
+    cfg = get_config(None, ["MODEL.DEVICE", "cpu"])
+    for key, value in changes.items():
+        put(cfg, key, value)
+    file = tmp_path_factory.getbasetemp() / "dumped.yaml"
+    file.write_text(cfg.dump(), encoding="utf-8")
+    assert get_config(file) == cfg
+
+
+@pytest.mark.parametrize("text", ["2026", "1e5", "[1]", "None", "'a'", ""])
+def test_text_that_looks_like_python_stays_a_text(tmp_path, text):
+    cfg = get_config(None, ["MODEL.DEVICE", "cpu"])
+    cfg.OUTPUT_DIR = text
+    file = tmp_path / "dumped.yaml"
+    file.write_text(cfg.dump(), encoding="utf-8")
+    assert get_config(file).OUTPUT_DIR == text

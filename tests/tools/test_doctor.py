@@ -74,6 +74,17 @@ def test_a_library_that_cannot_be_imported_is_broken_not_ok(monkeypatch):
     )
 
 
+def test_versions_other_than_the_tested_ones_are_named_and_do_not_fail():
+    pieces = [
+        doctor.Piece("python", "3.11.7", "3.11", "ok"),
+        doctor.Piece("numpy", "2.5.2", "2.4.6", "ok"),
+        doctor.Piece("CUDA", "no", "", "ok"),
+        doctor.Piece("torch", "", "2.14.1", "missing", "pip install torch"),
+    ]
+    assert doctor.differing(pieces) == ["numpy 2.5.2, tested 2.4.6"]
+    assert [piece.name for piece in pieces if piece.fails] == ["torch"]
+
+
 def test_any_opencv_package_will_do(monkeypatch):
     monkeypatch.setattr(doctor, "version_of", {"opencv-python": "4.9"}.get)
     library = doctor.Library("opencv-python-headless", "json", others=doctor.OPENCV[1:])

@@ -1,0 +1,40 @@
+"""Running a test's function in several gloo processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from detectron2.utils import comm
+
+from dynamic_routing.engine.launch import launch
+
+
+def in_processes(count: int, function: Callable[..., Any], *args: Any, folder: Path) -> list[Any]:
+    """What ``function(*args)`` returned in each of ``count`` processes, rank by rank.
+
+    Forked, since importing everything anew takes seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with mock.patch.dict(os.environ):
+        for name in ("MASTER_ADDR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            os.environ.pop(name, None)
+        launch(
+            keep_result,
+            function,
+            args,
+            folder,
+            processes=count,
+            device="cpu",
+            start_method="fork",
+        )
+    return [torch.load(folder / f"result_{rank}.pt", weights_only=False) for rank in range(count)]
+
+
+def keep_result(function: Callable[..., Any], args: tuple[Any, ...], folder: Path) -> None:
+    """Store what the function returned."""
+    torch.save(function(*args), folder / f"result_{comm.get_rank()}.pt")
