@@ -26,7 +26,7 @@ from dynamic_routing.data.patches import generate_patches
 ROOT = Path(__file__).resolve().parent.parent
 PRETRAINING = ROOT / "configs" / "quick" / "dr_raw_imagenet.yaml"
 SEGMENTATION = ROOT / "configs" / "quick" / "dr_c_cityscapes_smoke.yaml"
-PATCHES = {"train": 3000, "val": 300}
+PATCHES = {"train": 1800, "val": 300}
 SCENES = {"train": 48, "val": 24}
 PATCH_SEED, SCENE_SEED = 77, 0  # other scenes, so that no picture is seen twice
 RAW = ("MODEL.DYNAMIC_ROUTING.BUDGET.LAMBDA", "0.0")  # only the weights differ

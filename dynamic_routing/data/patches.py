@@ -27,12 +27,13 @@ SCENE_SIZE = (192, 384)
 SHARES: Mapping[str, float] = {
     "road": 0.9,
     "building": 0.85,
-    "vegetation": 0.75,
+    "vegetation": 0.8,
     "sky": 0.9,
-    "car": 0.6,
-    "person": 0.4,
+    "car": 0.65,
+    "person": 0.5,
 }
-"""Class -> the least share of a window that its pixels take."""
+"""Class -> the least share of a window that its pixels take; half of it at least, so that the class
+of a window is never in doubt."""
 
 SIDES = (20, 64)
 """Smallest and largest side of a window in pixels."""

@@ -147,7 +147,8 @@ def _classifier(cfg: CfgNode) -> Iterator[str]:
     if not 0 <= model.LABEL_SMOOTHING < 1:
         yield f"MODEL.CLASSIFIER.LABEL_SMOOTHING must be in [0, 1), got {model.LABEL_SMOOTHING}"
     scales = list(data.SCALE_RANGE)
-    if len(scales) != 2 or not 0 < scales[0] <= scales[1] <= 1:
+    numbers = all(isinstance(value, int | float) for value in scales)
+    if not numbers or len(scales) != 2 or not 0 < scales[0] <= scales[1] <= 1:
         yield f"INPUT.CLASSIFICATION.SCALE_RANGE must be two ordered shares, got {scales}"
 
 

@@ -42,6 +42,7 @@ BUDGET = "MODEL.DYNAMIC_ROUTING.BUDGET."
         (["INPUT.CLASSIFICATION.SIZE", "0"], "CLASSIFICATION.SIZE must be at least 1, got 0"),
         (["INPUT.CLASSIFICATION.TEST_RESIZE", "0"], "TEST_RESIZE must be at least 1, got 0"),
         (["INPUT.CLASSIFICATION.SCALE_RANGE", "[0, 1]"], r"two ordered shares, got \[0, 1\]"),
+        (["INPUT.CLASSIFICATION.SCALE_RANGE", "['a', 1]"], r"two ordered shares, got \['a', 1\]"),
         (["MODEL.PIXEL_MEAN", "[1.0]"], "need 3 values for INPUT.FORMAT BGR, got 1 and 3"),
     ],
 )
