@@ -117,9 +117,10 @@ def check_output(output):
     assert metrics["trained"]["routing/images"] == run_demo.QUICK[0].val
     found = metrics["instances"]["trained"]
     assert found["routing/images"] == run_demo.QUICK[1].val
-    # Weak, for a training of half a minute: Mask R-CNN has begun to find things.
-    assert found["bbox/AP50"] > 1 and found["segm/AP50"] > 1
-    assert metrics["instances"]["untrained"].get("bbox/AP50", 0) < 0.5
+    # Weak, for a training of half a minute: Mask R-CNN has begun to find things, which an
+    # untrained one does not at all.
+    assert found["bbox/AP50"] > 0.3 and found["segm/AP50"] > 0.3
+    assert metrics["instances"]["untrained"].get("bbox/AP50", 0) < 0.03
     for folder in (output / "pictures", output / "instances" / "pictures"):
         for name in ("easy", "hard"):
             content = (folder / f"{name}.png").read_bytes()
