@@ -35,7 +35,7 @@ SHARES: Mapping[str, float] = {
 """Class -> the least share of a window that its pixels take; half of it at least, so that the class
 of a window is never in doubt."""
 
-SIDES = (20, 64)
+SIDES = (32, 96)
 """Smallest and largest side of a window in pixels."""
 
 TRIALS = 400
