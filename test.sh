@@ -7,7 +7,7 @@ source "$ROOT/scripts/common.sh"
 usage() {
   cat <<'TEXT'
 usage: ./test.sh [--quick] [-- PYTEST_ARGUMENTS]
-  --quick   leave out the tests marked slow: at most 90 s once everything is installed
+  --quick   leave out the tests marked slow: two to three minutes on two cores
   -- ...    handed on to pytest, for example: ./test.sh --quick -- -k gates
 The last line is `OK in M m S s` (exit status 0) or `FAILED: ...` (another one).
 TEXT

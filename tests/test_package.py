@@ -11,6 +11,7 @@ import dynamic_routing
 from tests.modeling.builders import REPOSITORY
 
 
+@pytest.mark.slow
 def test_importing_the_package_and_its_core_imports_no_detectron2():
     code = (
         "import sys, dynamic_routing; assert 'torch' not in sys.modules, 'torch'; "

@@ -81,6 +81,7 @@ def test_candidates_are_where_the_images_are(setting):
         candidate.run()
 
 
+@pytest.mark.slow
 def test_candidates_run_what_they_say(setting):
     routes = networks.level_routes(setting, LAST)
     lean, dense = networks.executors(setting, LAST, routes, 1)

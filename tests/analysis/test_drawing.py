@@ -103,6 +103,7 @@ def panel(folder, size=(96, 192), **changes):
     return route_panel(**{**fields, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1024, 2048), (400, 150)])
 def test_panel_of_pure_noise_stays_small(tmp_path, size):
     path = panel(tmp_path, size)

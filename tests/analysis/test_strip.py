@@ -72,6 +72,7 @@ def test_wrong_shapes_are_refused(rows, costs):
         route_strip(SPACE, gates(rows), np.ones(costs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [300, 1200, 1501])
 def test_route_stands_below_the_picture(width):
     picture = np.random.default_rng(0).integers(0, 255, (200, width, 3), dtype=np.uint8)

@@ -81,6 +81,7 @@ print(sorted(loaded & {"detectron2", "fvcore", "sklearn", "scipy"}))
 """
 
 
+@pytest.mark.slow
 def test_package_needs_no_detectron2_and_loads_scikit_learn_only_to_cluster():
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

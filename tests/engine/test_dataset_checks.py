@@ -218,6 +218,7 @@ def test_other_messages_stay_as_they_are(text: str) -> None:
     assert worker_message(ValueError(text)) == text
 
 
+@pytest.mark.slow
 def test_broken_image_names_itself_through_the_training_loader(folder: Path) -> None:
     add(folder)
     cfg = config("DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 1)

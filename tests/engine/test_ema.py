@@ -90,6 +90,7 @@ def test_unknown_choice_is_refused():
         small_config(EVALUATE, "all")
 
 
+@pytest.mark.slow
 def test_average_survives_a_resume(tmp_path):
     short = (*EMA, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
     whole = short_training(tmp_path / "whole", *short)

@@ -86,6 +86,7 @@ def check(config, tmp_path, *, count, prediction):
     assert all(np.array_equal(gates[0][name], gates[1][name]) for name in gates[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_segmentation_does_not_depend_on_the_processes(tmp_path, count):
     def config(*overrides):

@@ -126,6 +126,7 @@ def retinanet():
 SIZES = ((64, 64), (64, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "inputs"),
     [

@@ -126,6 +126,7 @@ def replayed(seed, **more):
     return output(seed, **more, replayed=output(seed + 100, **more) | {"milliseconds": 5.0})
 
 
+@pytest.mark.slow
 def test_files_say_what_both_routes_cost_and_what_changed(tmp_path):
     scores = predicted.label_scores(*SIZE)
     said = replayed(0, sem_seg=scores, instances=predicted.instances(*SIZE))

@@ -87,6 +87,7 @@ class Full(ShortTrainer):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 def test_full_disk_stops_with_the_last_checkpoint_kept(tmp_path, monkeypatch):
     Full.monkeypatch = monkeypatch
     cfg = short_config(tmp_path, "SOLVER.CHECKPOINT_PERIOD", "2")
@@ -145,6 +146,7 @@ class Evaluating(ShortTrainer):
         return [JSONWriter(str(Path(self.cfg.OUTPUT_DIR) / "metrics.json"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "expected"),
     [(None, [5, 8, 12]), ({"a": 1}, [5, 8, 12]), ({EVALUATED: 0.1}, [8, 12])],

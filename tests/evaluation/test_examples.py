@@ -116,6 +116,7 @@ def draw(folder, file_name, *, model, name=VAL):
     )
 
 
+@pytest.mark.slow
 def test_example_is_drawn_at_its_native_size(root, tmp_path):
     record = DatasetCatalog.get(VAL)[1]
     model = small_model(*CLASSES, seed=3).train()

@@ -105,6 +105,7 @@ def test_every_truncation_is_refused(content, tmp_path):
         assert check_damaged(tmp_path, content[:length]), length
 
 
+@pytest.mark.slow
 def test_no_flipped_byte_goes_through(content, tmp_path):
     refused = 0
     for position in range(0, len(content), 5):

@@ -142,6 +142,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_trainer_reports_every_figure_of_a_detector(kind, tmp_path):
     overrides, name, groups = KINDS[kind]

@@ -85,6 +85,7 @@ def test_objects_of_one_class_differ_unless_coloured_by_class():
     assert np.allclose(first, second, atol=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keypoints", [False, True])
 @pytest.mark.parametrize("size", [(33, 47), (2, 300), (300, 2), (1, 1)])
 def test_every_output_is_drawn_at_every_size_and_equally_twice(size, keypoints):

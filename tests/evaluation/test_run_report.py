@@ -182,6 +182,7 @@ def test_map_and_confusion_have_their_data(folder, report):
     ]
 
 
+@pytest.mark.slow
 def test_network_without_clusters_has_everything_else(tmp_path):
     found = run_report(read_run(fake_run(tmp_path / "dr", clusters=0)), None)
     missing = [p.heading for p in found.sections if isinstance(p.content, NotAvailable)]
@@ -209,6 +210,7 @@ PARTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_what_a_run_did_not_leave_is_named(tmp_path, folder, name):
     shutil.copytree(folder, tmp_path / "run")
@@ -231,6 +233,7 @@ def test_run_without_anything_is_a_page_of_reasons(tmp_path):
     assert text.count("not available: ") == len(found.sections)
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_keep_their_numbers_and_routes(tmp_path):
     run, images = read_run(fake_run(tmp_path / "run", photos=False)), StoredImages(NO_MODEL)
     text = Page(extremes(run, images, count=1).html).text
@@ -238,6 +241,7 @@ def test_images_that_are_gone_keep_their_numbers_and_routes(tmp_path):
     assert "not available: no file" in Page(clusters(run, images).html).text
 
 
+@pytest.mark.slow
 def test_equal_scores_have_no_best_image(tmp_path):
     folder = fake_run(tmp_path / "run", photos=False)
     path = folder / "inference" / f"scores_{DATASET}.json"

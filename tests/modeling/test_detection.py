@@ -145,6 +145,7 @@ def test_odd_image_equals_itself_padded_to_the_stride():
     assert torch.equal(inside.gates, by_hand.gates)
 
 
+@pytest.mark.slow
 @every_detector
 def test_cost_is_what_ran_up_to_the_heads_that_see_proposals(kind):
     model = small_detector(*DETECTORS[kind], seed=5).eval()

@@ -205,6 +205,7 @@ def test_what_cannot_be_augmented_is_refused_in_one_line(kind, overrides, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_trainer_reports_ap_and_routes_of_augmented_testing(tmp_path):
     dataset = coco_dataset(images=2)
     for image in dataset["images"]:

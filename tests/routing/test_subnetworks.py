@@ -227,6 +227,7 @@ def check_same(network, subgraph, images, tolerance):
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
 def test_static_copy_of_one_image_computes_the_same(dtype, tolerance):
     seen = {"passed on": 0, "absent output": 0, "compared": 0}
@@ -423,6 +424,7 @@ def test_name_that_is_neither_file_nor_architecture_is_refused(name):
         read_subgraph(name)
 
 
+@pytest.mark.slow
 def test_mostly_skipped_cells_leave_no_unreached_cell_behind():
     space = RoutingSpace.grid(6)
     sources = [space.node_index[e.source] for e in space.edges]

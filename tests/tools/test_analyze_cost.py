@@ -125,6 +125,7 @@ def recomputed(model, root):
     return costs
 
 
+@pytest.mark.slow
 def test_costs_of_images_are_those_that_pytorch_counts(capsys, data, catalogues, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data.root))
     result = run(
@@ -152,6 +153,7 @@ def test_text_on_images(capsys, data, catalogues, monkeypatch):
     assert result.status == 0 and "7 images: average " in result.out
 
 
+@pytest.mark.slow
 def test_weights_change_no_count(capsys, data, catalogues, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data.root))
     without = json.loads(run(capsys, "--json").out)

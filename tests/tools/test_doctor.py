@@ -24,6 +24,7 @@ def report() -> list[dict[str, str]]:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_the_environment_of_the_tests_is_complete(report):
     assert {piece["status"] for piece in report} <= {"ok", "optional"}
 

@@ -13,6 +13,9 @@ from torch import nn
 
 from dynamic_routing.analysis.paper_tables import TableRow
 
+# The quick tests hold the same figures one by one (tests/routing/test_cost.py and its neighbours).
+pytestmark = pytest.mark.slow
+
 KEYS = {"row", "quantity", "unit", "ours", "reference"}
 
 

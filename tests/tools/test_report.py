@@ -32,6 +32,7 @@ def test_report_stands_beside_its_data(tmp_path, capsys):
         assert len(list(csv.DictReader(file))) == 24
 
 
+@pytest.mark.slow
 def test_compared_runs_stand_on_one_page(tmp_path):
     runs = [fake_run(tmp_path / name / "run", clusters=k) for name, k in (("x", 3), ("y", 0))]
     output = tmp_path / "both.html"

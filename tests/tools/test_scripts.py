@@ -143,6 +143,7 @@ def test_a_failed_installation_says_why_and_is_tried_again(clone, output, reason
     assert len(clone.pip_calls()) == 2
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_install_once(clone):
     first = clone.start("test.sh", ON_PIP="sleep 0.5")
     second = clone.start("test.sh", ON_PIP="sleep 0.5")
@@ -151,6 +152,7 @@ def test_two_runs_at_once_install_once(clone):
     assert len(clone.pip_calls()) == 2
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_so_and_ends_its_installation(clone):
     process = clone.start("test.sh", ON_PIP="echo $$ >>pid; exec sleep 60")
     deadline = time.monotonic() + 20
