@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,16 @@ ODD = {
         "a is no dense tensor of real numbers",
     ),
     "rules": ({"model": {}, "routing": {"backbone.network": 3}}, "must hold rules by network"),
+    "rule": (
+        {"model": {}, "routing": {"backbone.network": {"small gate": torch.zeros(3, 3)}}},
+        "must hold numbers and words",
+    ),
+    "lines": (
+        {"model": {}, "routing": {"backbone.network": {"small gate": "a\nb"}}},
+        "must hold numbers and words",
+    ),
+    "name of lines": ({"model": {"a\nb": torch.zeros(1)}}, r"tensors need names, got 'a\\nb'"),
+    "no numbers": ({"a": torch.zeros(2, device="meta")}, "a has a shape but no numbers"),
 }
 
 
@@ -152,6 +163,20 @@ def test_damaged_checkpoint_is_one_line_with_the_kind_of_error(tmp_path, content
     (tmp_path / "damaged.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"cannot be read: \w+Error") as info:
         read_weights(tmp_path / "damaged.pth")
+    assert "\n" not in str(info.value)
+
+
+def test_compressed_checkpoint_is_refused_before_it_unpacks(tmp_path):
+    torch.save({"model": {"a": torch.zeros(1 << 20)}}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    assert (tmp_path / "bomb.pth").stat().st_size < 1 << 15
+    with pytest.raises(CheckpointError, match="is compressed, to") as info:
+        read_weights(tmp_path / "bomb.pth")
     assert "\n" not in str(info.value)
 
 
@@ -230,6 +255,25 @@ def test_python_and_tagged_lazy_configs_are_not_run(tmp_path):
         with pytest.raises(TargetError):
             load_lazy_yaml(path)
     assert not ran.exists()
+
+
+UNREADABLE = {
+    "nested": b"a: " + b"[" * 2000 + b"]" * 2000,
+    "binary": b"a: \xff\xfe",
+    "date": b"a: 2020-01-01",
+    "braces": b'a: "${"',
+    "nowhere": b"_target_: ${nowhere}",
+    "circle": b"a: ${b}\nb: ${a}",
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=list(UNREADABLE))
+def test_lazy_yaml_that_cannot_be_resolved_is_one_line(tmp_path, content):
+    path = tmp_path / "odd.yaml"
+    path.write_bytes(content)
+    with pytest.raises(TargetError, match=r"cannot be (read|resolved)") as info:
+        instantiate(load_lazy_yaml(path))
+    assert "\n" not in str(info.value)
 
 
 def test_network_by_lazy_config_equals_the_one_by_hand(tmp_path):

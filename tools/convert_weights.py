@@ -20,6 +20,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from detectron2.modeling import build_model
 from torch import Tensor, nn
@@ -42,6 +43,11 @@ def ours_of(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
     return (from_released(state) if released else bare), released
 
 
+def without_rule(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's rules less the one that the config sets otherwise than the weights need."""
+    return {name: value for name, value in rules.items() if name != "unreached rule"}
+
+
 def convert(args: argparse.Namespace) -> str:
     """Translate, check, write, and say what was done.
 
@@ -58,8 +64,9 @@ def convert(args: argparse.Namespace) -> str:
     if was_released and rules != {"released"}:
         notes.append(
             "the released code's results need MODEL.DYNAMIC_ROUTING.UNREACHED released, the "
-            f"config says {', '.join(sorted(rules))}"
+            f"config says {', '.join(sorted(rules))}: the file leaves the rule open"
         )
+        routing = {name: without_rule(of_network) for name, of_network in routing.items()}
     if args.reverse:
         write_weights(args.output, to_released(state))
         notes.append("under the released code's names")

@@ -9,7 +9,8 @@ Examples:
     python tools/export_model.py common/model.pth --form static --size 512 1024 --output c.onnx
 
 The exported network maps images (N, 3, H, W), 0..255 in INPUT.FORMAT, to scores and gates (see
---help). Height and width may be any multiples of the coarsest stride unless --static-size is given;
+--help). Height and width may be any multiples of the coarsest stride unless --static-size is given,
+with small gates from the size on that is printed;
 a batch may be any size in the static and masked forms, and is 1 with branches. Before the file is
 written it is compared with the model on three images that take different routes.
 """
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"export_model.py: error: {error}", file=sys.stderr)
         return 2
-    sizes = "any multiple of the stride" if report.dynamic else f"{args.size[0]}x{args.size[1]}"
+    fixed = f"{args.size[0]}x{args.size[1]}"
+    sizes = f"multiples of the stride from {report.smallest}" if report.dynamic else fixed
     print(
         f"{report.path}: images -> {', '.join(report.names)}; height and width {sizes}; differs "
         f"from eager by at most {report.deviation:.1e} on inputs with {report.routes} routes"

@@ -43,6 +43,7 @@ class ExportReport:
         routes: different routes among the inputs of the check.
         dynamic: whether height and width are free.
         names: of the outputs.
+        smallest: pixels of the smallest height and width that were found to work.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class ExportReport:
     routes: int
     dynamic: bool
     names: tuple[str, ...]
+    smallest: int
 
 
 def export_model(
@@ -87,15 +89,17 @@ def export_model(
         inputs, routes = varied_inputs(model, module, size=size, seed=seed)
         program = _exported(module, inputs[0], form=form, dynamic=dynamic)
         run, content = (_onnx if path.suffix == ONNX else _pt2)(program, module, inputs[0])
-        others = _other_sizes(inputs, module.stride) if dynamic else inputs
+        others = _other_sizes(inputs, module.stride) if dynamic else []
         deviation = max(_deviation(model, module, run, images) for images in (*inputs, *others))
     if not deviation <= TOLERANCE:
         raise ExportError(
             f"the exported network differs from eager by {deviation:.1e}, more than {TOLERANCE:g}: "
             "not written"
         )
+    with torch.no_grad():
+        smallest = _smallest(model, module, run, inputs[0]) if dynamic else min(size)
     write_atomically(path, content)
-    return ExportReport(path, deviation, routes, dynamic, tuple(module.names))
+    return ExportReport(path, deviation, routes, dynamic, tuple(module.names), smallest)
 
 
 def _check_size(size: tuple[int, int], stride: int, *, dynamic: bool) -> None:
@@ -155,8 +159,13 @@ def _random_image(module: ExportForm, size: tuple[int, int], generator: torch.Ge
 
 
 def _other_sizes(inputs: Sequence[Tensor], stride: int) -> list[Tensor]:
-    """The images at another height and width each."""
-    sizes = [(x.shape[-2] + (i + 1) * stride, x.shape[-1] + stride) for i, x in enumerate(inputs)]
+    """The images at another height and width each, larger or, at the limit, smaller."""
+    sizes = []
+    for i, x in enumerate(inputs):
+        height, width = (side // stride for side in x.shape[-2:])
+        up = i + 1 if height + len(inputs) <= LARGEST_SIDE else -i - 1
+        right = 1 if width < LARGEST_SIDE else -1
+        sizes.append(((height + up) * stride, (width + right) * stride))
     return [
         nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
         for x, size in zip(inputs, sizes)
@@ -212,7 +221,9 @@ def _onnx(program: ExportedProgram, module: ExportForm, image: Tensor) -> tuple[
         )
         assert converted is not None, "torch.onnx.export returns a program without a file name"
         content = converted.model_proto.SerializeToString()
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what fails is raised, and said in one line
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of torch, onnxscript and onnxruntime
         reason = str(error).strip().split("\n", 1)[0]
         raise ExportError(f"this network cannot go to ONNX: {reason}") from None
@@ -227,10 +238,35 @@ def _onnx(program: ExportedProgram, module: ExportForm, image: Tensor) -> tuple[
 def _deviation(model: nn.Module, module: ExportForm, run: Run, images: Tensor) -> float:
     """Largest relative deviation of the exported program from the model as it is used."""
     wanted = eager_outputs(model, module, images)
-    found = run(images)
+    try:
+        found = run(images)
+    except Exception as error:  # a guard of torch's, or onnxruntime's own kinds
+        height, width = images.shape[-2:]
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ExportError(
+            f"the exported network does not take {height}x{width}: {reason}; a larger --size "
+            "leaves more sizes free, --static-size none"
+        ) from None
     return max(
         float((a - b).abs().max() / b.abs().max().clamp(min=1.0)) for a, b in zip(found, wanted)
     )
+
+
+def _smallest(model: nn.Module, module: ExportForm, run: Run, image: Tensor) -> int:
+    """The smallest square of at most the example's size that the program takes as eager does.
+
+    The small gate shrinks tiny inputs in another way than larger ones, and torch keeps the way of
+    the example: the program then begins at a larger size than the network.
+    """
+    shorter = min(image.shape[-2:])
+    for side in range(module.stride, shorter, module.stride):
+        try:
+            deviation = _deviation(model, module, run, image[..., :side, :side].contiguous())
+        except ExportError:
+            continue
+        if deviation <= TOLERANCE:
+            return side
+    return shorter
 
 
 def eager_outputs(model: nn.Module, module: ExportForm, images: Tensor) -> list[Tensor]:

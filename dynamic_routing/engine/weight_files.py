@@ -67,6 +67,8 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
 def _load(path: Path, *, trust: bool) -> Any:
     """Any pickle if it is trusted, else tensors and plain Python; one line for whatever fails."""
     try:
+        if not trust:
+            _refuse_compressed(path)
         return (
             _load_trusted(path)
             if trust
@@ -75,6 +77,22 @@ def _load(path: Path, *, trust: bool) -> Any:
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
         hint = "" if trust else f" (a pickle of a source you trust: {CONVERT})"
         raise CheckpointError(f"checkpoint {path} cannot be read: {_reason(error)}{hint}") from None
+
+
+def _refuse_compressed(path: Path) -> None:
+    """A few megabytes can unpack to more than the machine has; torch.save never compresses.
+
+    Raises:
+        ValueError: names a part that is compressed.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
+                raise ValueError(
+                    f"{part.filename!r} in it is compressed, to {part.file_size} bytes"
+                )
 
 
 def _load_trusted(path: Path) -> Any:
@@ -109,7 +127,7 @@ def _with_model(loaded: Any, path: Path) -> dict[str, Any]:
 
 def _name(name: Any) -> str:
     """A tensor's name."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name.isprintable():
         raise ValueError(f"tensors need names, got {name!r}")
     return name
 
@@ -120,6 +138,8 @@ def _tensor(name: str, value: Any) -> Tensor:
         value = torch.from_numpy(np.array(value))
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is no tensor but {type(value).__name__}")
+    if value.is_meta:
+        raise ValueError(f"{name} has a shape but no numbers")
     if value.layout != torch.strided or value.is_complex() or value.is_quantized:
         raise ValueError(f"{name} is no dense tensor of real numbers: {value.dtype} {value.layout}")
     return value
@@ -130,7 +150,19 @@ def _rules(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     rules = content.get(_ROUTING, {})
     if not isinstance(rules, dict) or not all(isinstance(v, dict) for v in rules.values()):
         raise ValueError(f'"{_ROUTING}" must hold rules by network')
+    values = [value for network in rules.values() for value in network.values()]
+    odd = [value for value in values if not _is_plain(value)]
+    if odd:
+        raise ValueError(f'"{_ROUTING}" must hold numbers and words, got {odd[0]!r}'.split("\n")[0])
     return {_ROUTING: rules} if rules else {}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a rule's value can be compared and shown in one line."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    printable = isinstance(value, str) and value.isprintable()
+    return printable or value is None or isinstance(value, bool | int | float)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import yaml
 from detectron2.config import instantiate as detectron2_instantiate
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 TARGET = "_target_"
 OWN = "dynamic_routing."
@@ -52,9 +53,10 @@ def instantiate(config: Any, *, allow: Collection[str] = ()) -> Any:
         allow: further targets, by their full dotted name, that the caller vouches for.
 
     Raises:
-        TargetError: another target, named; nothing has been called then.
+        TargetError: another target, named, or a value that cannot be resolved; nothing has been
+            called then.
     """
-    for target in _targets(config):
+    for target in _found_targets(config):
         if target not in allow and _full_name(target) not in {*TARGETS, *allow}:
             raise TargetError(
                 f"a config may not call {target}; allowed are the constructors of "
@@ -65,22 +67,38 @@ def instantiate(config: Any, *, allow: Collection[str] = ()) -> Any:
     return detectron2_instantiate(config)
 
 
+def _found_targets(config: Any) -> list[Any]:
+    """Every ``_target_``; one line for interpolations that lead nowhere or round in circles."""
+    try:
+        return list(_targets(config))
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise TargetError(f"a config cannot be resolved: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
 def load_lazy_yaml(path: str | Path) -> DictConfig:
     """A LazyConfig from YAML, read without Python tags; nothing is called.
 
     Raises:
-        TargetError: a Python file (which would have to be run), a missing one, or no YAML.
+        TargetError: a Python file (which would have to be run), a missing one, no YAML, or YAML
+            that OmegaConf cannot hold.
     """
     path = Path(path)
     if path.suffix not in (".yaml", ".yml"):
         raise TargetError(f"{path}: only YAML is read; a Python config runs code, import it")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError) as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise TargetError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise TargetError(f"{path} must hold config keys, got {type(content).__name__}")
-    return OmegaConf.create(content)
+    try:
+        return OmegaConf.create(content)
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise TargetError(f"{path} cannot be read: {_first_line(error)}") from None
 
 
 def _full_name(target: Any) -> str:

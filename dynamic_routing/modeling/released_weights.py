@@ -19,10 +19,10 @@ from torch import Tensor
 SHOWN = 10
 """How many names an error lists."""
 
-MARK = "backbone.stem.stem_1.weight"
-"""A tensor that every checkpoint of the released code has, and none of ours."""
+MARKS = ("backbone.stem.stem_1.", "backbone.all_cell_list.")
+"""How tensors begin that every checkpoint of the released code has, and none of ours."""
 
-OUR_MARK = "backbone.network.stem.first.conv.weight"
+OUR_MARKS = ("backbone.network.stem.first.", "backbone.network.cells.")
 
 _BLOCKS = {  # a convolution with its norm: released name -> ours
     "stem.stem_1": "stem.first",
@@ -55,12 +55,17 @@ class ReleasedWeightsError(ValueError):
 
 def is_released(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict uses the released code's names, DataParallel's prefix or not."""
-    return MARK in state or _WRAPPER + MARK in state
+    return _marked(state, MARKS)
 
 
 def is_ours(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict uses our names."""
-    return OUR_MARK in state or _WRAPPER + OUR_MARK in state
+    return _marked(state, OUR_MARKS)
+
+
+def _marked(state: Mapping[str, Tensor], marks: tuple[str, ...]) -> bool:
+    """Whether a name begins so; any, as the first one may be what a broken file lacks."""
+    return any(name.removeprefix(_WRAPPER).startswith(marks) for name in state)
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,6 +114,8 @@ def _translated(
     for name, tensor in state.items():
         new = names[name]
         assert new is not None, "refused above"
+        if new in result:
+            raise ReleasedWeightsError(f"{name} and another tensor both are our {new}")
         result[new] = _gate_rows(state, name, tensor, to_ours=to_ours)
     return result
 

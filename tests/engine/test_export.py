@@ -26,6 +26,7 @@ FIXED = ("MODEL.DYNAMIC_ROUTING.GATE.ACTIVATION", "fixed")
 CLASSIFIER = ("MODEL.META_ARCHITECTURE", "ImageClassifier", "MODEL.CLASSIFIER.NUM_CLASSES", "7")
 SUBGRAPH = ("MODEL.DYNAMIC_ROUTING.SPACE.SUBGRAPH", "fcn_32s")
 RELEASED = ("MODEL.DYNAMIC_ROUTING.UNREACHED", "released")
+SMALL_GATE = ("MODEL.DYNAMIC_ROUTING.GATE.SMALL", "True")
 TINY = (
     *("MODEL.DYNAMIC_ROUTING.SPACE.NUM_LAYERS", "2"),
     *("MODEL.DYNAMIC_ROUTING.SPACE.NUM_SCALES", "2"),
@@ -210,6 +211,37 @@ def test_export_holds_every_size_and_batch(tmp_path, overrides, form, names):
     assert report.deviation < 1e-4 and report.names == names and report.dynamic
     assert report.routes == (3 if form == "masked" else 1)
     check_file(tmp_path / "m.pt2", model, names, batch=3)
+
+
+@pytest.mark.slow
+def test_small_gates_say_from_which_size_on(tmp_path):
+    """torch keeps the way in which the small gate shrinks the example."""
+    model = model_of(*TINY, *SMALL_GATE)
+    report = export_model(model, tmp_path / "m.pt2", form="masked", size=SIZE)
+    assert report.smallest == 64  # a quarter of 8 pixels at the coarsest stride, 8, is two
+    assert report.deviation < 1e-4
+    with pytest.raises(ExportError, match="does not take 32x24: .*a larger --size leaves more"):
+        export_model(model, tmp_path / "n.pt2", form="masked", size=(24, 16))
+    assert not (tmp_path / "n.pt2").exists()
+
+
+def test_program_that_fails_at_another_size_is_one_line():
+    model = model_of(*FIXED)
+
+    def run(images):
+        raise AssertionError("Guard failed\nmore lines")
+
+    module = ExportForm(model, "static")
+    with torch.no_grad(), pytest.raises(ExportError, match="does not take 64x96: Guard failed;"):
+        export._deviation(model, module, run, torch.rand(1, 3, *SIZE))
+
+
+def test_other_sizes_stay_within_the_limit():
+    sides = export.LARGEST_SIDE * 4
+    inputs = [torch.rand(1, 1, sides, 8), torch.rand(1, 1, sides, sides), torch.rand(1, 1, 8, 8)]
+    for before, after in zip(inputs, export._other_sizes(inputs, 4), strict=True):
+        assert all(a != b and a % 4 == 0 and 4 <= a <= sides
+                   for a, b in zip(after.shape[-2:], before.shape[-2:]))  # fmt: skip
 
 
 @pytest.mark.slow

@@ -79,6 +79,17 @@ def test_wrong_rule_for_unreached_nodes_is_said(tmp_path, caplog):
     assert "need MODEL.DYNAMIC_ROUTING.UNREACHED released, the config says absent" in caplog.text
 
 
+def test_file_converted_under_the_wrong_rule_does_not_claim_it(tmp_path):
+    source, ours = released(tmp_path), tmp_path / "ours.pth"
+    assert convert(source, ours) == 0
+    through = load(ours, *RELEASED, strict=True).state_dict()
+    direct = load(source, *RELEASED, strict=True).state_dict()
+    assert all(torch.equal(x, through[k]) for k, x in direct.items())
+    assert convert(source, ours, overrides=RELEASED) == 0
+    with pytest.raises(CheckpointError, match="unreached rule released, the config says absent"):
+        load(ours)
+
+
 @pytest.mark.parametrize("strengths", [False, True])
 def test_fixed_network_needs_no_gate_in_the_file(tmp_path, strengths):
     source = released(tmp_path, gate=False, strengths=strengths)
@@ -144,7 +155,12 @@ def drop_one_gate(state):
     del state["backbone.all_cell_list.1.1.gate_conv_beta.2.bias"]
 
 
+def drop_first(state):
+    del state["backbone.stem.stem_1.weight"]
+
+
 BROKEN = {
+    "first": (drop_first, "; 1 missing: backbone.network.stem.first.conv.weight"),
     "missing": (drop, "missing: backbone.network.cells.1_0.operations.0.0.conv.weight"),
     "left over": (add, "left over: backbone.network.cells.9_0.transitions.down.project"),
     "shape": (reshape, "of another shape: backbone.network.stem.third.1.conv.weight"),
@@ -200,6 +216,16 @@ def test_unknown_released_names_are_a_checkpoint_error(tmp_path):
     source = released(tmp_path, change=lambda state: state.update(extra=torch.zeros(1)))
     with pytest.raises(CheckpointError, match="1 tensors have a name that the released code"):
         load(source)
+
+
+def test_two_tensors_for_one_place_are_refused(tmp_path, capsys):
+    name = "backbone.stem.stem_1.conv.weight"  # half ours: it would quietly take the other's place
+
+    def double(state):
+        state[name] = torch.zeros_like(state["backbone.stem.stem_1.weight"])
+
+    assert convert(released(tmp_path, change=double), tmp_path / "ours.pth") == 2
+    assert f"{name} and another tensor both are our" in capsys.readouterr().err
 
 
 def test_output_of_another_kind_is_refused(tmp_path, capsys):
