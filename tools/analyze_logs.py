@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"analyze_logs.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("analyze_logs.py: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

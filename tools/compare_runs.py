@@ -37,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"compare_runs.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("compare_runs.py: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

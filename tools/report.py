@@ -47,6 +47,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def read_runs(args: argparse.Namespace) -> list[RunFiles]:
     """The runs that are asked for, with titles that differ."""
     folders = [args.run] if args.compare is None else [args.run, args.compare]
+    if len(folders) != len({folder.resolve() for folder in folders}):
+        raise ValueError(f"--compare {args.compare} is the run itself; give another one")
     names = ["/".join(folder.resolve().parts[-2:]) for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -80,3 +82,6 @@ if __name__ == "__main__":
     except (ValueError, OSError) as error:
         print(f"report.py: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("report.py: interrupted, no page was written", file=sys.stderr)
+        sys.exit(130)

@@ -66,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"visualize_data.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("visualize_data.py: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

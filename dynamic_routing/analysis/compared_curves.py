@@ -18,6 +18,7 @@ from dynamic_routing.analysis.curves import (
     TrainingLog,
     read_training_log,
 )
+from dynamic_routing.analysis.plain_text import plain_legend
 
 METRICS = "metrics.json"
 MARKERS = "osD^vP"
@@ -99,8 +100,11 @@ def curves_figure(logs: Mapping[str, TrainingLog], keys: Sequence[str]) -> Figur
     grid[-1].set_xlabel("iteration")
     handles = {line.get_label(): line for axes in grid for line in axes.lines}
     ordered = [handles[name] for name in logs if name in handles]
-    figure.legend(handles=ordered, loc="outside upper center", frameon=False,
-                  ncols=min(4, len(ordered)), fontsize=9)  # fmt: skip
+    columns = min(4, len(ordered))
+    plain_legend(
+        figure.legend(handles=ordered, loc="outside upper center", frameon=False, ncols=columns,
+                      fontsize=9)
+    )  # fmt: skip
     return figure
 
 
@@ -118,7 +122,7 @@ def _draw(axes: Axes, logs: Mapping[str, TrainingLog], key: str) -> None:
             "markersize": 5,
         }
         axes.plot(series.iterations, series.values, label=name, linewidth=1.6, **line)  # type: ignore[arg-type]
-    axes.set_ylabel(key)
+    axes.set_ylabel(key, parse_math=False)
     axes.grid(color="#e4e4e4", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 

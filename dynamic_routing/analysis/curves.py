@@ -6,9 +6,12 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from dynamic_routing.analysis.plain_text import plain_legend
 
 TOTAL_LOSS = "total_loss"
 LEARNING_RATE = "lr"
@@ -17,6 +20,8 @@ LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 """Okabe and Ito's colours, which the colour-blind can tell apart."""
 
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+MAX_LINES = len(LINE_COLOURS) * len(LINE_STYLES)
+"""More lines in one figure could not be told apart."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,18 @@ def _scalars(line: str) -> dict[str, float] | None:
     return scalars if math.isfinite(scalars.get("iteration", math.nan)) else None
 
 
+def line_look(number: int) -> dict[str, Any]:
+    """Colour and style of a figure's line; those of the first :data:`MAX_LINES` all differ.
+
+    The first lines differ in both, so that they can be told apart in print too.
+    """
+    turn = number // len(LINE_COLOURS)
+    return {
+        "color": LINE_COLOURS[number % len(LINE_COLOURS)],
+        "linestyle": LINE_STYLES[(number + turn) % len(LINE_STYLES)],
+    }
+
+
 def training_figure(log: TrainingLog) -> Figure:
     """Losses above the learning rate, over iterations.
 
@@ -106,7 +123,7 @@ def training_figure(log: TrainingLog) -> Figure:
         ValueError: the log has neither a loss nor a learning rate.
     """
     losses = [name for name in log.names if name == TOTAL_LOSS or name.startswith("loss_")]
-    losses = sorted(losses, key=lambda name: name != TOTAL_LOSS)[: len(LINE_COLOURS)]
+    losses = sorted(losses, key=lambda name: name != TOTAL_LOSS)[:MAX_LINES]
     panels = {"loss": losses, "learning rate": [n for n in log.names if n == LEARNING_RATE]}
     panels = {label: names for label, names in panels.items() if names}
     if not panels:
@@ -121,13 +138,13 @@ def training_figure(log: TrainingLog) -> Figure:
 
 def _plot(axes: Axes, log: TrainingLog, names: list[str], label: str) -> None:
     """One panel; lines differ in colour and in style."""
-    for name, colour, style in zip(names, LINE_COLOURS, LINE_STYLES):
+    for number, name in enumerate(names):
         series = log.series(name)
-        marker = "o" if len(series.values) == 1 else ""
-        line = {"color": colour, "linestyle": style, "linewidth": 1.6, "marker": marker}
-        axes.plot(series.iterations, series.values, label=name, **line)  # type: ignore[arg-type]
-    axes.set_ylabel(label)
+        line = {**line_look(number), "linewidth": 1.6}
+        line["marker"] = "o" if len(series.values) == 1 else ""
+        axes.plot(series.iterations, series.values, label=name, **line)
+    axes.set_ylabel(label, parse_math=False)
     axes.grid(color="#e4e4e4", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        plain_legend(axes.legend(frameon=False, fontsize=9))

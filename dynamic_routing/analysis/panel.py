@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dynamic_routing.analysis.drawing import draw_route
+from dynamic_routing.analysis.plain_text import plain_legend
 from dynamic_routing.files import write_atomically
 from dynamic_routing.routing.routes import Routes
 from dynamic_routing.routing.space import RoutingSpace
@@ -171,14 +172,16 @@ def _panel_figure(
     """The tiles side by side, the classes below them, then the route."""
     heights = [_tiles_height(next(iter(tiles.values())), legend), _route_height(route.space)]
     figure = Figure(figsize=(12, sum(heights) + TITLE_HEIGHT), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, parse_math=False)
     top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
-    for axes, (name, tile) in zip(top.subplots(1, len(tiles)), tiles.items()):
+    for axes, (name, tile) in zip(top.subplots(1, len(tiles), squeeze=False)[0], tiles.items()):
         _show(axes, tile, name)
     columns = min(LEGEND_COLUMNS, max(1, len(legend)))
     if legend:
         place, entries = "outside lower center", list(legend)
-        top.legend(handles=entries, loc=place, ncols=columns, fontsize=9, frameon=False)
+        plain_legend(
+            top.legend(handles=entries, loc=place, ncols=columns, fontsize=9, frameon=False)
+        )
     draw_route(bottom.subplots(), route.space, route.gates[0], rule=route.rule)
     return figure
 

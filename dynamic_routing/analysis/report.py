@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -20,6 +21,8 @@ DATA_FILES = (
     "edge_frequency.csv", "per_class.csv", "confusion.csv", "settings.json",
 )  # fmt: skip
 """Every file that a run's data may consist of."""
+
+REASON_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,20 @@ def section(title: str, build: Callable[[], Content]) -> Section:
 
     Args:
         title: its heading.
-        build: raises MissingPartError, or ValueError for numbers that cannot be drawn.
+        build: raises MissingPartError, or whatever damaged files lead to.
     """
     try:
         return Section(title, build())
-    except (MissingPartError, ValueError) as error:
-        return Section(title, NotAvailable(str(error)))
+    except Exception as error:  # one part of a stranger's files must not cost the page
+        return Section(title, NotAvailable(reason_of(error)))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a part is missing, in a line; of what nobody foresaw the type as well."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingPartError | ValueError | OSError) and text:
+        return text
+    return textwrap.shorten(f"{type(error).__name__}: {text}", REASON_LENGTH, placeholder=" ...")
 
 
 def data_folder(path: Path) -> Path:
@@ -132,7 +143,7 @@ def write_report(path: str | Path, report: ReportData) -> Path:
     root = data_folder(path)
     for run, folder in zip(report.runs, run_folders(report)):
         _write_data(root / folder, run)
-    return write_atomically(path, render_report(report, root.name).encode("utf-8"))
+    return write_atomically(path, render_report(report, root.name).encode("utf-8", "replace"))
 
 
 def _write_data(folder: Path, run: RunReport) -> None:

@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dynamic_routing.analysis.curves import LINE_COLOURS, LINE_STYLES, TrainingLog
+from dynamic_routing.analysis.curves import LINE_COLOURS, MAX_LINES, TrainingLog, line_look
 from dynamic_routing.analysis.html import picture
 from dynamic_routing.analysis.panel import encode_png
+from dynamic_routing.analysis.plain_text import plain_legend
 
 HALF = (5.8, 3.3)
 """Inches, of a figure of half the page's width."""
@@ -91,26 +92,24 @@ def curves_figure(log: TrainingLog, names: Mapping[str, str], label: str) -> Fig
         ValueError: it has none of them.
     """
     known = set(log.names)
-    found = [name for name in names if name in known][: len(LINE_COLOURS)]
+    found = [name for name in names if name in known][:MAX_LINES]
     if not found:
         raise ValueError(f"metrics.json has no {' and no '.join(names)}")
     figure = Figure(figsize=HALF, layout="constrained")
     axes = figure.subplots()
-    for name, colour, style in zip(found, LINE_COLOURS, LINE_STYLES):
+    for number, name in enumerate(found):
         series = log.series(name)
         marker = "o" if len(series.values) <= 8 else ""
         axes.plot(
-            series.iterations, series.values, label=names[name], color=colour, marker=marker,
-            linestyle=style, linewidth=1.6, markersize=4,  # type: ignore[arg-type]
+            series.iterations, series.values, label=names[name], marker=marker,
+            linewidth=1.6, markersize=4, **line_look(number),
         )  # fmt: skip
     _frame(axes, "iteration", label)
     last = max(*log.rows, 1)
     axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(found) > 1 or names[found[0]] != label:
-        legend = axes.legend(frameon=False, fontsize=9)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        plain_legend(axes.legend(frameon=False, fontsize=9))
     return figure
 
 
@@ -224,5 +223,5 @@ def _write_shares(axes: Axes, shares: np.ndarray) -> None:
 
 def _short(name: str) -> str:
     """A class name that fits beside a matrix."""
-    one_line = " ".join(name.split())
+    one_line = " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
     return one_line if len(one_line) <= NAME_LENGTH else one_line[: NAME_LENGTH - 1] + "\u2026"

@@ -97,7 +97,7 @@ def _results(path: Path) -> dict[str, float] | str:
         }
     except FileNotFoundError:
         return f"no {path.name}: the run was not evaluated to its end"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         return f"{path.name} cannot be read ({type(error).__name__})"
 
 
@@ -117,7 +117,7 @@ def _setting(folder: Path, *keys: str) -> Any:
     """A value of ``config.yaml``, None if there is none."""
     try:
         node = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from dynamic_routing.analysis.plain_text import plain_legend
+
 DPI = 110
 TILE_WIDTH = 6.0
 """Inches."""
@@ -56,20 +58,21 @@ def sample_figure(sample: Sample) -> Figure:
     lines = textwrap.wrap(sample.title, TITLE_LETTERS * count) or [""]
     height = max(heights) + TITLE_HEIGHT + LEGEND_HEIGHT * (rows + len(lines) - 1)
     figure = Figure((TILE_WIDTH * count, height), layout="constrained")
-    figure.suptitle("\n".join(lines).replace("$", r"\$"), fontsize=11)
+    figure.suptitle("\n".join(lines), fontsize=11, parse_math=False)
     grid = figure.subplots(1, count, squeeze=False)[0]
     for axes, (name, tile) in zip(grid, sample.tiles.items()):
         axes.imshow(tile, interpolation="nearest")
         axes.set_title(name, fontsize=10)
         axes.set_axis_off()
     if sample.legend:
-        figure.legend(
+        legend = figure.legend(
             handles=list(sample.legend),
             loc="outside lower center",
             ncols=columns,
             frameon=False,
             fontsize=9,
         )
+        plain_legend(legend)
     return figure
 
 

@@ -29,6 +29,9 @@ MIN_TSNE_ROWS = 10
 LEGEND_DOT = 40
 """Area of a mark in the legend, in square points."""
 
+NAMED_CLUSTERS = 20
+"""So many clusters have a place in a legend; more colours and marks could not be told apart."""
+
 FIGURE_SIZE = (5.8, 4.4)
 """Inches, of a figure of half the page's width."""
 
@@ -169,17 +172,23 @@ def _scatter(
             own = found.labels == k
             style |= {"marker": marker(k), "c": colour(k)}
             axes.scatter(points[own, 0], points[own, 1], label=f"{k} ({own.sum()})", **style)
-        _legend(axes)
+        _legend(axes, found.labels)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, labels: np.ndarray) -> None:
     """The clusters below the map, their marks large however small they are in it."""
-    figure = axes.figure
-    legend = figure.legend(  # type: ignore[union-attr]
-        loc="outside lower center", ncols=5, frameon=False, title="cluster (images)", fontsize=9
-    )
+    marks, names = axes.get_legend_handles_labels()
+    largest = np.argsort(-np.bincount(labels, minlength=len(marks)), kind="stable")
+    named = np.sort(largest[:NAMED_CLUSTERS]).tolist()
+    title = "cluster (images)"
+    if len(named) < len(marks):
+        title += f", the {len(named)} largest of {len(marks)}"
+    legend = axes.figure.legend(  # type: ignore[union-attr]
+        handles=[marks[k] for k in named], labels=[names[k] for k in named], title=title,
+        loc="outside lower center", ncols=5, frameon=False, fontsize=9,
+    )  # fmt: skip
     for handle in legend.legend_handles:
         handle.set(sizes=[LEGEND_DOT], alpha=1)  # type: ignore[union-attr]
 

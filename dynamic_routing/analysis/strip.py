@@ -80,7 +80,7 @@ def grid_picture(
     inches, height = route_figure_size(space)
     figure = Figure((inches, height + CAPTION_HEIGHT), dpi=width / inches, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    figure.suptitle(caption, fontsize=11)
+    figure.suptitle(caption, fontsize=11, parse_math=False)
     draw_route(figure.subplots(), space, gates, rule=rule, label=label)
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[:, :, :3]

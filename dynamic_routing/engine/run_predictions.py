@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -73,8 +74,17 @@ class PredictedImages(StoredImages):
         try:
             with torch.no_grad():
                 output = self._model([self._mapper(record)])[0]
-        except (ValueError, OSError, RuntimeError) as error:
-            raise MissingPartError(f"no prediction of {file_name}: {error}") from error
+            return self._drawn(photo, record, output)
+        except MissingPartError:
+            raise
+        except Exception as error:  # data that changed since lead to any part of Detectron2
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise MissingPartError(f"no prediction of {file_name}: {what}") from error
+
+    def _drawn(
+        self, photo: np.ndarray, record: dict[str, Any], output: dict[str, Any]
+    ) -> ImageTiles:
+        """The image beside what the network says of it, and the truth."""
         if "instances" in output:
             found = output["instances"]
             drawn = instance_tiles(photo, record, found, self._dataset, side=INSTANCE_SIDE)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from dynamic_routing.analysis.data_files import columns_csv, csv_bytes
@@ -22,7 +20,7 @@ from dynamic_routing.analysis.run_figures import (
     confusion_rows,
     shown,
 )
-from dynamic_routing.analysis.run_folder import Results
+from dynamic_routing.analysis.run_folder import HUGE, Results
 from dynamic_routing.analysis.statistics import RouteStatistics, route_statistics
 from dynamic_routing.evaluation.image_scores import NOTHING
 from dynamic_routing.evaluation.run_files import RunFiles
@@ -100,7 +98,7 @@ def by_class(results: Results, group: str, prefix: str) -> dict[str, float]:
     return {
         name.removeprefix(prefix): float(value)
         for name, value in found.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        if isinstance(value, int | float) and abs(value) < HUGE  # not so for NaN
     }
 
 

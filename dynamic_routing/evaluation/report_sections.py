@@ -18,7 +18,7 @@ from dynamic_routing.analysis.html import (
     row_of,
     values_table,
 )
-from dynamic_routing.analysis.report import Content, MissingPartError, NotAvailable, need
+from dynamic_routing.analysis.report import Content, MissingPartError, NotAvailable, need, reason_of
 from dynamic_routing.analysis.run_figures import (
     curves_figure,
     histogram_figure,
@@ -97,8 +97,8 @@ def figure_or_reason(caption: str, draw: Callable[[], Figure]) -> str:
     """A figure, or its caption and why there is none."""
     try:
         return shown(draw(), caption)
-    except (MissingPartError, ValueError) as error:
-        return f'<figure class="half">{paragraph(caption)}{missing(str(error))}</figure>'
+    except Exception as error:  # matplotlib raises what it likes for damaged numbers and names
+        return f'<figure class="half">{paragraph(caption)}{missing(reason_of(error))}</figure>'
 
 
 # Costs ------------------------------------------------------------------------------------------

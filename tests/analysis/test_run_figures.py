@@ -31,6 +31,13 @@ def test_curves_have_the_values_of_the_log():
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.1, 0.2, 0.3, 0.4])
 
 
+def test_no_loss_of_a_detector_is_left_out_and_all_can_be_told_apart():
+    losses = {f"loss_{i}": float(i) for i in range(9)}  # Mask R-CNN's, budget, clusters
+    (axes,) = curves_figure(TrainingLog({1: losses, 2: losses}), {n: n for n in losses}, "y").axes
+    assert [line.get_label() for line in axes.lines] == list(losses)
+    assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in axes.lines}) == 9
+
+
 def test_curve_without_values_names_them():
     with pytest.raises(ValueError, match="metrics.json has no a and no b"):
         curves_figure(LOG, {"a": "A", "b": "B"}, "y")

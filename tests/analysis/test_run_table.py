@@ -96,6 +96,13 @@ def test_what_is_missing_says_why(tmp_path):
     assert all(line.startswith("#") for line in as_csv(rows).splitlines()[5:])
 
 
+@pytest.mark.parametrize("text", ['{"bbox": {"AP": 1' + "0" * 400 + "}}", "[" * 100_000])
+def test_results_that_no_parser_can_hold_are_the_reason(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    (tmp_path / "config.yaml").write_text("[" * 5000)
+    assert "results.json cannot be read" in "\n".join(reasons(read_rows([tmp_path])))
+
+
 def test_checkpoint_of_a_stranger_runs_no_code(tmp_path):
     path = tmp_path / "model_final.pth"
     torch.save({"model": Witness(tmp_path / "ran")}, path)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from dynamic_routing.analysis.panel import encode_png
-from dynamic_routing.analysis.space_map import MAP_ROWS, pca_figure, space_map, tsne_figure
+from dynamic_routing.analysis.space_map import (
+    MAP_ROWS,
+    NAMED_CLUSTERS,
+    pca_figure,
+    space_map,
+    tsne_figure,
+)
 from tests.analysis.test_clusters import clustered
 
 
@@ -65,3 +71,16 @@ def test_large_sets_are_sampled_with_a_seed_and_said_so(monkeypatch):
     assert found.rows.tolist() == mapped(clustered(), seed=3).rows.tolist()
     assert found.rows.tolist() != mapped(clustered(), seed=4).rows.tolist()
     np.testing.assert_array_equal(found.labels, found.rows % 3)
+
+
+def test_legend_of_many_clusters_names_the_largest():
+    rows = np.random.default_rng(0).normal(size=(260, 4))
+    labels = np.arange(260) % 100  # clusters 0 to 59 have three images, the others two
+    figure = pca_figure(space_map(rows[:90], labels=labels[:90], centres=rows[:100]))
+    found = space_map(rows, labels=labels[::-1].copy(), centres=rows[:100])
+    for drawn in (figure, pca_figure(found)):
+        (legend,) = drawn.legends
+        assert len(legend.get_texts()) == NAMED_CLUSTERS
+        assert legend.get_title().get_text().endswith(f"the {NAMED_CLUSTERS} largest of 100")
+    assert all(text.get_text().endswith("(3)") for text in legend.get_texts())
+    encode_png(figure, dpi=20)  # a figure without room is a warning, and so an error

@@ -80,6 +80,14 @@ def test_data_that_moved_are_found_by_name(run):
         images.tiles("strange.png")
 
 
+def test_truth_that_is_gone_is_named_and_stops_nothing(run, monkeypatch):
+    images = run_images(read_run(run.folder))
+    record = images._records[names()[0]]
+    monkeypatch.setitem(record, "sem_seg_file_name", "/gone/labels.png")
+    with pytest.raises(MissingPartError, match="no prediction of .*/gone/labels.png"):
+        images.tiles(names()[0])
+
+
 def reason(run):
     found = run_images(read_run(run.folder))
     assert not isinstance(found, PredictedImages) and "\n" not in found.reason

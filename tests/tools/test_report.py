@@ -45,6 +45,23 @@ def test_compared_runs_stand_on_one_page(tmp_path):
     assert folders == ["1_comparison", "2_x_run", "3_y_run"]
 
 
+def test_names_and_numbers_that_nothing_can_show_cost_no_page(tmp_path):
+    run = fake_run(tmp_path / "run")
+    scores = json.loads((run / "inference" / "scores_val.json").read_text())
+    (run / "inference" / "scores_val.json").write_text(
+        json.dumps({**scores, "classes": ["half a letter \ud800", "road"]})
+    )
+    results = json.loads((run / "results.json").read_text())
+    results["sem_seg"] |= {"mIoU": 10**400, "IoU-huge": 10**400, "IoU-a\ud800b": 5.0}
+    (run / "results.json").write_text(json.dumps(results))
+    line = {"iteration": 0, "total_loss": 1.0, "loss_\ud800": 2.0}
+    (run / "metrics.json").write_text(json.dumps(line))
+    assert tool.main([str(run), "--no-pictures"]) == 0
+    text = Page((run / "report.html").read_text(encoding="utf-8")).text
+    assert "a?b" in text and "huge" not in text and "not available: TypeError" in text
+    assert "Rows: truth, columns: prediction, 60 pixels" in text
+
+
 def test_run_without_results_is_a_page(tmp_path):
     assert tool.main([str(tmp_path)]) == 0
     text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
@@ -57,6 +74,7 @@ def test_run_without_results_is_a_page(tmp_path):
         (["none"], "no such run folder: none"),
         ([".", "--output", "."], "--output . is a folder"),
         ([".", "--compare", "none"], "no such run folder: none"),
+        ([".", "--compare", "./"], "is the run itself"),
         ([".", "--dataset", "val"], "has no gates of data set val; it has those of: none"),
     ],
 )

@@ -105,3 +105,21 @@ def test_tool_explains_itself(name):
     command = [sys.executable, str(REPOSITORY / "tools" / name), "--help"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and "usage:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("tool", "work", "arguments"),
+    [
+        (analyze_logs, "draw", ["a"]),
+        (compare_runs, "read_rows", ["a"]),
+        (visualize_data, "draw_all", ["--config-file", str(SMOKE), "--output", "o"]),
+    ],
+)
+def test_interruption_is_one_line(monkeypatch, capsys, tool, work, arguments):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "prepare_datasets", lambda cfg: None, raising=False)
+    monkeypatch.setattr(tool, work, interrupted)
+    assert tool.main(arguments) == 130
+    assert capsys.readouterr().err == f"{tool.__name__}.py: interrupted\n"
