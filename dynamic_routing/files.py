@@ -145,13 +145,14 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def strict_json(content: Any) -> str:
+def strict_json(content: Any, *, indent: int | None = 1) -> str:
     """JSON as the standard has it: what is no finite number becomes null.
 
     Args:
         content: dicts, lists, text, numbers (also NumPy's and PyTorch's).
+        indent: of a level; None: all on one line.
     """
-    return json.dumps(_finite(content), indent=1, allow_nan=False)
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

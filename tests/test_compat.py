@@ -100,9 +100,15 @@ def test_proxy_is_taken_away(scripts, fails):
 
 @pytest.mark.parametrize(
     ("error", "pages"),
-    [(ValueError("x"), False), (FloatingPointError("x"), False), (KeyError("x"), True)],
+    [
+        (ValueError("x"), False),
+        (FloatingPointError("x"), False),
+        (KeyError("x"), True),
+        (RuntimeError("[pair.cc:545] Read error: Connection reset by peer. This is"), False),
+        (RuntimeError("x"), True),
+    ],
 )
-def test_only_errors_of_the_program_keep_their_traceback(error, pages):
+def test_errors_of_the_user_and_lost_peers_come_without_a_traceback(error, pages):
     record = logging.LogRecord("d2", logging.ERROR, "f", 1, "m", (), (type(error), error, None))
     assert OneLineErrors().filter(record)
     assert bool(record.exc_info) == pages

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "quick" / "dr_target_cityscapes.yaml"
 TOLERANCE = 0.05
 COUNTS = {"train": 120, "val": 24}
+KEYS = ("routing/gmacs_avg", "routing/gmacs_min", "routing/gmacs_max", "sem_seg/mIoU")
 
 
 def full_cost(config: Path) -> float:
@@ -37,14 +37,16 @@ def full_cost(config: Path) -> float:
     return model_cost(build_model(cfg), convention="macs").open_cost(*size) / GIGA
 
 
-def train(target: float, seed: int, run: Path) -> dict[str, dict[str, float]]:
+def train(target: float, seed: int, run: Path) -> dict[str, float]:
     """Results of one run, trained unless they are there already.
 
     Raises:
         RuntimeError: training failed; names the log.
+        ValueError: a result is missing or has no value.
     """
-    results = run / "results.json"
-    if not results.exists():
+    from dynamic_routing.analysis.run_folder import results_of
+
+    if not (run / "results.json").exists():
         run.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(CONFIG)]
         command += ["--resume", "OUTPUT_DIR", str(run), "SEED", str(seed)]
@@ -53,21 +55,21 @@ def train(target: float, seed: int, run: Path) -> dict[str, dict[str, float]]:
             status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         if status:
             raise RuntimeError(f"training failed (log: {run / 'console.txt'})")
-    return json.loads(results.read_text(encoding="utf-8"))
+    return results_of(run, *KEYS)
 
 
-def row_of(share: float, seed: int, target: float, results: dict[str, dict[str, float]]) -> dict:
+def row_of(share: float, seed: int, target: float, results: dict[str, float]) -> dict:
     """One line of the table."""
-    reached = results["routing"]["gmacs_avg"]
+    reached = results["routing/gmacs_avg"]
     return {
         "share": share,
         "seed": seed,
         "target_gmacs": round(target, 5),
         "reached_gmacs": round(reached, 5),
         "deviation_percent": round(100 * (reached / target - 1), 2),
-        "min_gmacs": round(results["routing"]["gmacs_min"], 5),
-        "max_gmacs": round(results["routing"]["gmacs_max"], 5),
-        "miou": round(results["sem_seg"]["mIoU"], 2),
+        "min_gmacs": round(results["routing/gmacs_min"], 5),
+        "max_gmacs": round(results["routing/gmacs_max"], 5),
+        "miou": round(results["sem_seg/mIoU"], 2),
     }
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from dynamic_routing.analysis.run_folder import results_of
 from dynamic_routing.data.cityscapes import generate_cityscapes
 from dynamic_routing.data.patches import generate_patches
 
@@ -29,17 +29,18 @@ SEGMENTATION = ROOT / "configs" / "quick" / "dr_c_cityscapes_smoke.yaml"
 PATCHES = {"train": 1800, "val": 300}
 SCENES = {"train": 48, "val": 24}
 PATCH_SEED, SCENE_SEED = 77, 0  # other scenes, so that no picture is seen twice
+TOPS, MIOU = ("classification/top1", "classification/top5"), "sem_seg/mIoU"
 RAW = ("MODEL.DYNAMIC_ROUTING.BUDGET.LAMBDA", "0.0")  # only the weights differ
 
 
-def train(config: Path, run: Path, overrides: list[str]) -> dict[str, dict[str, float]]:
-    """Results of one run, trained unless they are there already.
+def train(config: Path, run: Path, overrides: list[str], *keys: str) -> list[float]:
+    """These results of one run, trained unless they are there already.
 
     Raises:
         RuntimeError: training failed; names the log.
+        ValueError: a result is missing or has no value.
     """
-    results = run / "results.json"
-    if not results.exists():
+    if not (run / "results.json").exists():
         run.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config)]
         command += ["OUTPUT_DIR", str(run), *overrides]
@@ -47,14 +48,14 @@ def train(config: Path, run: Path, overrides: list[str]) -> dict[str, dict[str, 
             status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         if status:
             raise RuntimeError(f"training failed (log: {run / 'console.txt'})")
-    return json.loads(results.read_text(encoding="utf-8"))
+    return list(results_of(run, *keys).values())
 
 
 def study(output: Path, seeds: list[int], iterations: int, weights: Path | None) -> list[dict]:
     """One row a seed: mIoU from scratch and from the pre-trained weights."""
     if weights is None:
-        found = train(PRETRAINING, output / "imagenet", [])["classification"]
-        print(f"pre-training: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %")
+        top1, top5 = train(PRETRAINING, output / "imagenet", [], *TOPS)
+        print(f"pre-training: top-1 {top1:.2f} %, top-5 {top5:.2f} %")
         weights = output / "imagenet" / "model_final.pth"
     rows = []
     for seed in seeds:
@@ -62,8 +63,8 @@ def study(output: Path, seeds: list[int], iterations: int, weights: Path | None)
         for name, start in (("scratch", ""), ("pretrained", str(weights))):
             overrides = ["SEED", str(seed), "SOLVER.MAX_ITER", str(iterations), *RAW]
             run = output / f"{name}_{iterations}_{seed}"
-            results = train(SEGMENTATION, run, [*overrides, "MODEL.WEIGHTS", start])
-            miou[name] = round(results["sem_seg"]["mIoU"], 2)
+            [found] = train(SEGMENTATION, run, [*overrides, "MODEL.WEIGHTS", start], MIOU)
+            miou[name] = round(found, 2)
         rows.append({"seed": seed, "iterations": iterations, **miou,
                      "gain": round(miou["pretrained"] - miou["scratch"], 2)})  # fmt: skip
         print(rows[-1], flush=True)

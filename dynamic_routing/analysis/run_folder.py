@@ -65,6 +65,26 @@ def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
     }
 
 
+def results_of(run: Path, *keys: str) -> dict[str, float]:
+    """Metrics that a study cannot do without.
+
+    Args:
+        run: folder of a complete run.
+        keys: ``group/metric``.
+
+    Raises:
+        ValueError: one is missing, or null since it has no value; names it and the run.
+    """
+    found = read_results(run)
+    if isinstance(found, NotAvailable):
+        raise ValueError(f"{run}: {found.reason}")
+    numbers = flatten(found)
+    lacking = [key for key in keys if key not in numbers]
+    if lacking:
+        raise ValueError(f"{run / 'results.json'} has no value for {', '.join(lacking)}")
+    return {key: numbers[key] for key in keys}
+
+
 def flatten(results: Results) -> dict[str, float]:
     """``group/metric`` -> value, without what is no finite number."""
     flat = {f"{g}/{name}": value for g, values in results.items() for name, value in values.items()}

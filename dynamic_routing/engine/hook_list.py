@@ -19,6 +19,7 @@ from dynamic_routing.engine.hooks import (
     TrainingProgress,
 )
 from dynamic_routing.engine.kmeans_hook import build_kmeans_hook
+from dynamic_routing.engine.parallel import SharedStatistics
 from dynamic_routing.engine.randomness import StepSeeds
 from dynamic_routing.engine.route_pictures_hook import build_route_pictures
 from dynamic_routing.engine.run_files import METRICS, MetricsWriters, is_evaluated
@@ -52,6 +53,7 @@ def build_hooks(
         hooks.IterationTimer(),
         hooks.LRScheduler(),
         _precise_bn(trainer, seeds),
+        SharedStatistics(model, period=cfg.SOLVER.CHECKPOINT_PERIOD),
     ]
     if comm.is_main_process():
         found.append(hooks.PeriodicCheckpointer(trainer.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))

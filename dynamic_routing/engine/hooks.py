@@ -13,16 +13,12 @@ from torch import nn
 
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.randomness import PRECISE_BN, mixed_seed
-from dynamic_routing.engine.run_files import EVALUATED
+from dynamic_routing.engine.run_files import BEST, EVALUATED
 from dynamic_routing.engine.train_loader import TrainLoader
 from dynamic_routing.routing import RoutingNetwork
 from dynamic_routing.routing.budget import BudgetLoss
 
 logger = logging.getLogger(__name__)
-
-
-BEST = "model_best"
-"""Name of the checkpoint with the best metric."""
 
 
 class TrainingProgress(HookBase):

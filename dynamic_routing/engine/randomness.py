@@ -8,6 +8,7 @@ workers), and no state of a generator is in the checkpoint but the seed.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
 
 SEED_BITS = 31
 """Bits of a seed that is chosen here: what fits NumPy's generator and a YAML integer."""
@@ -105,9 +108,17 @@ class StepSeeds(HookBase):
         seed_generators(mixed_seed(self.seed, STEPS, self.trainer.iter, comm.get_rank()))
 
     def state_dict(self) -> dict[str, int]:
-        """The seed, since it may have been chosen at random."""
-        return {"seed": self.seed}
+        """The seed, since it may have been chosen at random, and the number of processes."""
+        return {"seed": self.seed, "processes": comm.get_world_size()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Take up the seed of the run that is resumed."""
+        """Take up the seed of the run that is resumed; say so if it had other processes."""
         self.seed = int(state_dict["seed"])
+        before, now = state_dict.get("processes"), comm.get_world_size()
+        if before not in (None, now):
+            logger.warning(
+                "the run had %s processes so far and goes on with %d: the same images, but sums in "
+                "another order and other random numbers, so not bit by bit",
+                before,
+                now,
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -13,12 +14,25 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
 
-from dynamic_routing.files import write_atomically
+from dynamic_routing.engine.checkpoint_history import HISTORY, TAG
+from dynamic_routing.files import strict_json, write_atomically
 
 METRICS, CONFIG, RESULTS = "metrics.json", "config.yaml", "results.json"
 """Files in OUTPUT_DIR."""
+
+BEST = "model_best"
+"""Name of the checkpoint with the best metric."""
+
+OF_ONE_RUN = (TAG, HISTORY, f"{BEST}.pth", METRICS)
+"""What a later run in the same folder must not take for its own; the tag first, see there."""
 
 EVALUATED = "evaluation_seconds"
 """Scalar that comes with each evaluation."""
@@ -34,8 +48,19 @@ def write_config(cfg: CfgNode, folder: str | Path) -> Path:
     return write_atomically(Path(folder) / CONFIG, cfg.dump().encode("utf-8"))
 
 
+def put_earlier_run_aside(folder: str | Path) -> None:
+    """Keep an earlier run's tag, best checkpoint and metrics under other names.
+
+    Killed before its first checkpoint and resumed, the new run would else go on with the earlier
+    one, and hold its best metric for its own. Without a tag it starts anew, and comes here again
+    if this was cut short.
+    """
+    for name in OF_ONE_RUN:
+        move_aside(Path(folder) / name)
+
+
 def move_aside(path: Path) -> None:
-    """Keep the ``metrics.json`` of an earlier run under another name."""
+    """Keep a file of an earlier run under another name."""
     if not path.is_file() or not path.stat().st_size:
         return
     kept = next(p for n in count(1) if not (p := path.with_name(f"{path.name}.{n}")).exists())
@@ -93,8 +118,33 @@ def add_to_line(path: Path, iteration: int, scalars: Mapping[str, float]) -> Non
     line = {**scalars_of(path, iteration), **scalars, "iteration": iteration}
     drop_lines(path, start=iteration)
     content = path.read_bytes() if path.is_file() else b""
-    added = json.dumps(line, sort_keys=True).encode("utf-8")
-    write_atomically(path, content + added + b"\n")
+    write_atomically(path, content + json_line(line).encode("utf-8"))
+
+
+def json_line(scalars: Mapping[str, float]) -> str:
+    """One line of ``metrics.json``: strict JSON, null for what is no finite number."""
+    return strict_json(dict(sorted(scalars.items())), indent=None) + "\n"
+
+
+class MetricsFile(JSONWriter):
+    """Detectron2's JSONWriter, whose lines are strict JSON and ascend within a call.
+
+    An absent class has no score; ``NaN``, which Python writes for that, is no JSON.
+    """
+
+    _last_write: int
+
+    def write(self) -> None:
+        """A line for each iteration with scalars that have not been written."""
+        latest = get_event_storage().latest_with_smoothing_hint(self._window_size)
+        rows: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in latest.items():
+            if iteration > self._last_write:
+                rows.setdefault(iteration, {"iteration": iteration})[name] = value
+        self._file_handle.writelines(json_line(rows[iteration]) for iteration in sorted(rows))
+        self._file_handle.flush()
+        os.fsync(self._file_handle.fileno())
+        self._last_write = max(rows, default=self._last_write)
 
 
 def is_evaluated(path: Path, done: int) -> bool:
@@ -110,7 +160,7 @@ def build_writers(folder: str | Path, *, max_iter: int, start_iter: int) -> list
     """Detectron2's writers; TensorBoard forgets what a killed run wrote and comes again."""
     return [
         CommonMetricPrinter(max_iter),
-        JSONWriter(str(Path(folder) / METRICS)),
+        MetricsFile(str(Path(folder) / METRICS)),
         TensorboardXWriter(str(folder), purge_step=start_iter or None),
     ]
 
@@ -147,7 +197,7 @@ class MetricsWriters(hooks.PeriodicWriter):
         write_config(self._config, self._path.parent)
         start = self.trainer.start_iter
         if start == 0:
-            move_aside(self._path)
+            put_earlier_run_aside(self._path.parent)
         else:
             drop_lines(self._path, start=start)
         # Of an evaluation that the killed run had not finished.

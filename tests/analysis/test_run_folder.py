@@ -17,6 +17,7 @@ from dynamic_routing.analysis.run_folder import (
     flatten,
     installed_versions,
     read_results,
+    results_of,
     summarise,
 )
 from tests.modeling.builders import small_config
@@ -32,6 +33,17 @@ def test_results_are_read_back(tmp_path):
     found = read_results(tmp_path)
     assert found["routing"] == RESULTS["routing"]
     assert math.isnan(found["sem_seg"]["IoU-car"])
+
+
+def test_needed_results_have_a_value_or_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"results.json: No such file"):
+        results_of(tmp_path, "sem_seg/mIoU")
+    content = {"sem_seg": {"mIoU": 41.5, "IoU-car": None}, "routing": {"images": 12}}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    found = results_of(tmp_path, "routing/images", "sem_seg/mIoU")
+    assert list(found.values()) == [12.0, 41.5]
+    with pytest.raises(ValueError, match=r"no value for sem_seg/IoU-car, bbox/AP$"):
+        results_of(tmp_path, "sem_seg/mIoU", "sem_seg/IoU-car", "bbox/AP")
 
 
 @pytest.mark.parametrize("content", [None, "", "{", b"\xff\xfe"])

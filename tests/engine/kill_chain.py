@@ -7,6 +7,7 @@ FOLDER gets a run for each plan; what is imported and generated is so once for a
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import json
@@ -24,6 +25,7 @@ from PIL import Image
 
 from dynamic_routing.engine import checkpoint as checkpoint_module
 from dynamic_routing.engine import checkpoint_history
+from dynamic_routing.engine.launch import launch
 from dynamic_routing.engine.trainer import Trainer
 from dynamic_routing.evaluation.routing_evaluator import RoutingEvaluator
 from tests.modeling.builders import QUICK, REPOSITORY
@@ -161,11 +163,13 @@ def main(folder: Path, plans: list[dict[str, Any]]) -> None:
 
     Args:
         folder: gets ``0``, ``1``, ... with the runs, and their output in ``0.log``, ...
-        plans: each with the workers of its loader and the kills that its run survives.
+        plans: each with the workers of its loader and the kills that its run survives; perhaps
+            with its number of processes, which are forked, and further overrides.
     """
     sys.path.insert(0, str(REPOSITORY))
     for module in ("train_net", "torch.utils.tensorboard", "sklearn.cluster"):
         importlib.import_module(module)  # once for all children
+    sys.modules["train_net"].launch = functools.partial(launch, start_method="fork")
     data = make_data(folder / "data")
     settings = [*SETTINGS, *data]
     settings += [TARGET, target_of(SETTINGS)]
@@ -175,7 +179,8 @@ def main(folder: Path, plans: list[dict[str, Any]]) -> None:
         for kill in plan["kills"]:
             kill["of"] = duration
         started = time.perf_counter()
-        arguments = ["--config-file", str(QUICK), "--resume", *settings]
+        flags = ["--resume", "--num-processes", str(plan.get("processes", 1))]
+        arguments = ["--config-file", str(QUICK), *flags, *settings, *plan.get("overrides", [])]
         arguments += ["DATALOADER.NUM_WORKERS", str(plan["workers"])]
         arguments += ["OUTPUT_DIR", str(folder / str(number))]
         found.append(

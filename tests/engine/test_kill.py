@@ -90,16 +90,17 @@ def assert_same_run(reference: Path, run: Path) -> None:
     assert (run / "results.json").exists()
 
 
-def check(folder: Path, plans: list[dict[str, Any]]) -> None:
-    """Carry out an uninterrupted run and the plans, and compare."""
-    found = carry_out(folder, [UNINTERRUPTED, *plans])
+def check(folder: Path, plans: list[dict[str, Any]], **more: Any) -> None:
+    """Carry out an uninterrupted run and the plans, ``more`` with all of them, and compare."""
+    found = carry_out(folder, [{**plan, **more} for plan in (UNINTERRUPTED, *plans)])
+    killed = 1 if more else -signal.SIGKILL  # several processes: the one that watches them says 1
     assert found[0] == [0], (folder / "0.log").read_text()[-2000:]
     for number, (plan, statuses) in enumerate(zip(plans, found[1:]), 1):
         log = (folder / f"{number}.log").read_text()[-2000:]
         assert statuses[-1] == 0, (plan, log)
         for kill, status in zip(plan["kills"], statuses):
             # A kill by the clock may come too late; every other one has to have happened.
-            possible = (-signal.SIGKILL, 0) if kill["kind"] == "time" else (-signal.SIGKILL,)
+            possible = (-signal.SIGKILL, 0) if kill["kind"] == "time" else (killed,)
             assert status in possible, (plan, statuses, log)
         assert_same_run(folder / "0", folder / str(number))
 
@@ -131,3 +132,25 @@ def random_plans(count: int) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_twenty_random_kills_change_nothing(tmp_path):
     check(tmp_path, random_plans(20))
+
+
+AVERAGED = ("MODEL.EMA.ENABLED", "True", "TEST.BEST_METRIC", "ema/sem_seg/mIoU")
+PARTS = "SOLVER.IMS_PER_BATCH 4 SOLVER.ACCUMULATION_STEPS 2 SOLVER.AMP.ENABLED True".split()
+PICTURES = ("VIS_PERIOD", "3")
+# Batch norms that are not synchronised, whose statistics the clustering reads in each process.
+APART = (
+    "TEST.EVAL_PERIOD 5 TEST.PRECISE_BN.ENABLED False MODEL.DYNAMIC_ROUTING.DIVDR.SOURCE subset "
+    "MODEL.DYNAMIC_ROUTING.DIVDR.SUBSET_SIZE 4"
+).split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [PICTURES, PARTS, APART], ids=["pictures", "parts", "apart"])
+def test_two_processes_with_an_average_survive_kills(tmp_path, more):
+    kills = [
+        {"kind": "iteration", "at": 2},
+        {"kind": "checkpoint", "at": 1, "share": 0.5},
+        {"kind": "iteration", "at": 4},
+        {"kind": "evaluation", "at": 3},
+    ]
+    check(tmp_path, [{"workers": 0, "kills": kills}], processes=2, overrides=[*AVERAGED, *more])

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from dynamic_routing.compat import unsynchronised_buffers
+from dynamic_routing.engine.parallel import SharedStatistics
 from dynamic_routing.engine.train_step import TrainStep
 from dynamic_routing.routing import record_routes
 from tests.engine.divdr_training import DIVDR, PreciseTrainer, short_training
@@ -174,3 +175,20 @@ def test_gates_closed_on_one_process_hold_nobody_up(tmp_path):
     (bright, a), (dark, b) = in_processes(2, one_side_closed, sides, folder=tmp_path)
     assert dark < 0.5 < bright
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def statistics_around_a_checkpoint():
+    """A norm's running mean before and behind the checkpoint that comes every second iteration."""
+    model = nn.BatchNorm2d(1)
+    model.running_mean.fill_(comm.get_rank() + 1.0)
+    hook, found = SharedStatistics(model, period=2), []
+    for iteration in (0, 1):
+        hook.trainer = SimpleNamespace(iter=iteration, max_iter=9)
+        hook.after_step()
+        found.append(float(model.running_mean))
+    return found
+
+
+def test_every_process_goes_on_from_the_statistics_of_a_checkpoint(tmp_path):
+    found = in_processes(2, statistics_around_a_checkpoint, folder=tmp_path)
+    assert found == [[1.0, 1.0], [2.0, 1.0]]

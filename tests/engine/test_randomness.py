@@ -75,6 +75,16 @@ def test_resumed_run_takes_up_the_seed():
     assert hook.seed == 3
 
 
+def test_other_number_of_processes_is_said(monkeypatch, caplog):
+    state = StepSeeds(3).state_dict()
+    StepSeeds(9).load_state_dict(state)
+    StepSeeds(9).load_state_dict({"seed": 3})  # of a checkpoint that does not know
+    assert not caplog.records
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    StepSeeds(9).load_state_dict(state)
+    assert "had 1 processes so far and goes on with 2" in caplog.text
+
+
 def test_seed_of_minus_one_is_chosen_by_the_main_process(monkeypatch):
     assert chosen_seed(5) == 5
     monkeypatch.setattr(comm, "all_gather", lambda mine: [123, mine])

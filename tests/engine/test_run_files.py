@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
+from detectron2.utils.events import EventStorage
 
 from dynamic_routing.analysis.run_folder import flat_settings
 from dynamic_routing.engine.run_files import (
     EVALUATED,
+    OF_ONE_RUN,
+    MetricsFile,
     add_to_line,
     drop_lines,
     is_evaluated,
     move_aside,
     numbered_lines,
+    put_earlier_run_aside,
     scalars_of,
     write_config,
 )
@@ -96,6 +100,39 @@ def test_line_is_added_to_and_stays_one(metrics):
     metrics.write_text(lines(0) + lines(4))
     add_to_line(metrics, 4, {"loss": 0.25})
     assert metrics.read_text() == lines(0) + '{"iteration": 4, "loss": 0.25}\n'
+
+
+def test_lines_are_strict_json_ascend_and_come_once(metrics):
+    def refuse(word):
+        raise ValueError(word)
+
+    with EventStorage(0) as storage:
+        writer = MetricsFile(str(metrics))
+        for iteration, name, value in [(2, "b", float("nan")), (1, "a", 0.5), (2, "c", 3.0)]:
+            storage.iter = iteration
+            storage.put_scalar(name, value)
+        writer.write()
+        writer.write()
+        storage.iter = 4
+        storage.put_scalar("b", float("inf"))
+        writer.write()
+        writer.close()
+    add_to_line(metrics, 4, {"late": float("nan")})
+    found = [json.loads(line, parse_constant=refuse) for line in metrics.read_text().splitlines()]
+    assert found == [
+        {"iteration": 1, "a": 0.5},
+        {"iteration": 2, "b": None, "c": 3.0},
+        {"iteration": 4, "late": None},
+    ]
+
+
+def test_what_a_later_run_could_take_for_its_own_is_put_aside(tmp_path):
+    for name in (*OF_ONE_RUN, "model_final.pth"):
+        (tmp_path / name).write_text(name)
+    put_earlier_run_aside(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"model_final.pth", *(f"{name}.1" for name in OF_ONE_RUN)}
+    assert all((tmp_path / f"{name}.1").read_text() == name for name in OF_ONE_RUN)
 
 
 def as_list(text):

@@ -114,6 +114,16 @@ def test_training_that_is_refused_leaves_the_folder_as_it_was(tmp_path):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
+def test_run_killed_before_its_first_checkpoint_does_not_go_on_with_an_earlier_one(tmp_path):
+    new = ("SOLVER.MAX_ITER", "7")
+    short_training(tmp_path / "old", "SOLVER.MAX_ITER", "3")
+    short_training(tmp_path / "old", *new, killed_at=2)
+    resumed = short_training(tmp_path / "old", *new, resume=True)
+    assert resumed.start_iter == 0
+    whole = short_training(tmp_path / "new", *new)
+    assert same(whole.model.state_dict(), resumed.model.state_dict())
+
+
 def test_resume_of_a_finished_run_adds_no_iteration(tmp_path):
     short_training(tmp_path, "SOLVER.MAX_ITER", "3")
     again = short_training(tmp_path, "SOLVER.MAX_ITER", "3", resume=True)

@@ -10,25 +10,29 @@ from types import SimpleNamespace
 import budget_study
 import pytest
 
+from dynamic_routing.analysis.run_folder import flatten
+
 CEILING = 2.0
 
 
 def results(reached, miou=40.0):
     routing = {"gmacs_avg": reached, "gmacs_min": 0.9 * reached, "gmacs_max": 1.1 * reached}
-    return {"routing": routing, "sem_seg": {"mIoU": miou}}
+    return {"routing": routing, "sem_seg": {"mIoU": miou, "IoU-absent": None}}
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A study whose runs answer with ``deviation`` instead of training."""
-    found = SimpleNamespace(deviation=0.0, commands=[], output=tmp_path / "study", status=0)
+    found = SimpleNamespace(
+        deviation=0.0, miou=40.0, commands=[], output=tmp_path / "study", status=0
+    )
 
     def run(command, *, stdout, stderr):
         found.commands.append(command)
         options = dict(zip(command[-6::2], command[-5::2]))
         target = float(options["MODEL.DYNAMIC_ROUTING.BUDGET.TARGET_GMACS"])
         if not found.status:
-            content = json.dumps(results(target * (1 + found.deviation)))
+            content = json.dumps(results(target * (1 + found.deviation), found.miou))
             path = budget_study.Path(options["OUTPUT_DIR"]) / "results.json"
             path.write_text(content)
         return SimpleNamespace(returncode=found.status)
@@ -89,8 +93,14 @@ def test_failed_training_names_its_log(study):
     assert not (study.output / "results.csv").exists()
 
 
+def test_result_without_a_value_is_named(study):
+    study.miou = None
+    with pytest.raises(ValueError, match=r"share0.5_seed1/results.json has no value for sem_seg/m"):
+        call(study, "--shares", "0.5", "--seeds", "1")
+
+
 def test_row_is_rounded():
-    row = budget_study.row_of(0.4, 1, 0.1234567, results(0.1234, 41.239))
+    row = budget_study.row_of(0.4, 1, 0.1234567, flatten(results(0.1234, 41.239)))
     assert row == {
         "share": 0.4,
         "seed": 1,
