@@ -25,8 +25,9 @@ from typing import Any
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from dynamic_routing.engine.checkpoint import RoutingCheckpointer, check_fit
+from dynamic_routing.engine.checkpoint import RoutingCheckpointer
 from dynamic_routing.engine.weight_files import read_weights, write_weights
+from dynamic_routing.engine.weights_fit import check_fit
 from dynamic_routing.modeling import get_config
 from dynamic_routing.modeling.released_weights import from_released, is_released, to_released
 

@@ -27,6 +27,7 @@ from dynamic_routing.engine.hook_list import build_hooks
 from dynamic_routing.engine.hooks import BestCheckpoint, Evaluation
 from dynamic_routing.engine.kmeans_hook import check_images
 from dynamic_routing.engine.loaders import build_test_loader, build_train_loader, count_images
+from dynamic_routing.engine.model_checks import check_augmentation_applies, check_budget_applies
 from dynamic_routing.engine.parallel import share_statistics, unwrapped
 from dynamic_routing.engine.randomness import StepSeeds, chosen_seed
 from dynamic_routing.engine.run_files import build_writers, write_config
@@ -234,30 +235,6 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.AUG.ENABLED:
             model = with_test_time_augmentation(cfg, model)
         return super().test(cfg, model, evaluators)
-
-
-def check_budget_applies(cfg: CfgNode, model: nn.Module) -> None:
-    """Refuse a budget that the model would silently ignore.
-
-    Raises:
-        ValueError: a budget on a model without losses on routes.
-    """
-    budget = cfg.MODEL.DYNAMIC_ROUTING.BUDGET
-    if (budget.LAMBDA or budget.TARGET_GMACS) and not isinstance(model, RoutingMixin):
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no budget: set "
-            "BUDGET.LAMBDA and BUDGET.TARGET_GMACS to 0 or take a DynamicRouting one"
-        )
-
-
-def check_augmentation_applies(cfg: CfgNode, model: nn.Module) -> None:
-    """Refuse test-time augmentation that the model does not have before anything is trained.
-
-    Raises:
-        ValueError: see :func:`with_test_time_augmentation`.
-    """
-    if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST:
-        with_test_time_augmentation(cfg, model)
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, average: nn.Module | None) -> Any:

@@ -12,7 +12,7 @@ from dynamic_routing.data.checks import DatasetError
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
 from dynamic_routing.engine.hooks import BEST, BestCheckpoint
 from dynamic_routing.engine.loaders import check_classes
-from dynamic_routing.engine.trainer import check_budget_applies
+from dynamic_routing.engine.model_checks import check_budget_applies
 from dynamic_routing.modeling.cost import model_cost
 from tests.modeling.builders import CLASSES, FPN_HEAD, PLAIN, PSP, small_config, small_model
 

@@ -14,7 +14,8 @@ from detectron2.structures import pairwise_iou
 from PIL import Image
 from torch import nn
 
-from dynamic_routing.engine.trainer import Trainer, check_augmentation_applies
+from dynamic_routing.engine.model_checks import check_augmentation_applies
+from dynamic_routing.engine.trainer import Trainer
 from dynamic_routing.modeling.detection_tta import RCNNWithTTA
 from dynamic_routing.modeling.test_time_augmentation import (
     SemanticSegmentorWithTTA,
