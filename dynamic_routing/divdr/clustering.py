@@ -179,11 +179,14 @@ def count_distinct(rows: np.ndarray) -> int:
 
 
 def degenerate_clusters(rows: np.ndarray, centres: np.ndarray) -> tuple[int, ...]:
-    """Centres that no row is nearest to, or that lie on one of a lower number."""
-    sizes = np.bincount(nearest_rows(rows, centres)[0], minlength=len(centres))
+    """Centres that no row is nearest to, or that lie on one of a lower number which has rows.
+
+    At least one centre is left: that of the lowest number which has rows.
+    """
+    empty = np.bincount(nearest_rows(rows, centres)[0], minlength=len(centres)) == 0
     distances = np.linalg.norm(centres[:, None].astype(np.float64) - centres[None], axis=2)
-    doubled = np.tril(distances < COINCIDING, k=-1).any(axis=1)
-    return tuple(np.flatnonzero((sizes == 0) | doubled).tolist())
+    doubled = np.tril((distances < COINCIDING) & ~empty, k=-1).any(axis=1)
+    return tuple(np.flatnonzero(empty | doubled).tolist())
 
 
 def reseed_centres(rows: np.ndarray, centres: np.ndarray, numbers: tuple[int, ...]) -> np.ndarray:

@@ -153,6 +153,19 @@ def test_centres_that_nearly_coincide_are_one_cluster():
     assert degenerate_clusters(rows, start) == ()
 
 
+def test_centre_that_took_the_rows_of_a_lower_one_stays():
+    rows, _ = blobs((40,), noise=1e-5)
+    first = rows.mean(axis=0)
+    away = np.full_like(first, 9.0)
+    # The nearest centre to every row lies on the empty one of a lower number.
+    start = np.stack([first + 1e-3, first, away]).astype(np.float32)
+    assert (nearest_rows(rows, start)[0] == 1).all()
+    assert np.linalg.norm(start[0] - start[1]) < clustering.COINCIDING
+    assert degenerate_clusters(rows, start) == (0, 2)
+    found = cluster(rows, 3, initial_centres=start)
+    assert found.reseeded == (0, 2) and np.isfinite(found.centres).all()
+
+
 def test_empty_cluster_stays_where_it_is_if_so_wished():
     rows, _ = blobs()
     start = np.concatenate([np.eye(2, DIM, dtype=np.float32), FAR])

@@ -75,14 +75,21 @@ def scores(run: Path) -> dict[int, dict[str, float]]:
     }
 
 
-def assert_same_run(reference: Path, run: Path) -> None:
+def evaluated(overrides: list[str]) -> set[int]:
+    """The iterations that ``metrics.json`` names with an evaluation; the last one is the end."""
+    key = "TEST.EVAL_PERIOD"
+    period = int(overrides[overrides.index(key) + 1]) if key in overrides else EVALUATIONS
+    return {*range(period - 1, ITERATIONS - 1, period), ITERATIONS}
+
+
+def assert_same_run(reference: Path, run: Path, *, evaluations: set[int]) -> None:
     """The claim, part by part."""
     for name in ("model_final", "model_best"):
         assert differences(checkpoint(reference, name), checkpoint(run, name)) == []
     iterations = [i for i, _ in numbered_lines((run / "metrics.json").read_text())]
     assert len(set(iterations)) == len(iterations)
     expected = scores(reference)
-    assert set(expected) == {2, 5, ITERATIONS} and scores(run).keys() == expected.keys()
+    assert set(expected) == evaluations and scores(run).keys() == expected.keys()
     for iteration, values in expected.items():
         own = {k: v for k, v in scores(run)[iteration].items() if k.split("/")[0] == "sem_seg"}
         assert own == {k: v for k, v in values.items() if k.split("/")[0] == "sem_seg"}
@@ -102,7 +109,8 @@ def check(folder: Path, plans: list[dict[str, Any]], **more: Any) -> None:
             # A kill by the clock may come too late; every other one has to have happened.
             possible = (-signal.SIGKILL, 0) if kill["kind"] == "time" else (killed,)
             assert status in possible, (plan, statuses, log)
-        assert_same_run(folder / "0", folder / str(number))
+        expected = evaluated(list(more.get("overrides", [])))
+        assert_same_run(folder / "0", folder / str(number), evaluations=expected)
 
 
 def test_run_killed_three_times_ends_as_the_uninterrupted_one(tmp_path):
