@@ -162,8 +162,8 @@ def test_centre_that_took_the_rows_of_a_lower_one_stays():
     assert (nearest_rows(rows, start)[0] == 1).all()
     assert np.linalg.norm(start[0] - start[1]) < clustering.COINCIDING
     assert degenerate_clusters(rows, start) == (0, 2)
-    found = cluster(rows, 3, initial_centres=start)
-    assert found.reseeded == (0, 2) and np.isfinite(found.centres).all()
+    moved = reseed_centres(rows, start, (0, 2))
+    assert np.array_equal(moved[1], start[1]) and all(m in rows for m in moved[[0, 2]])
 
 
 def test_empty_cluster_stays_where_it_is_if_so_wished():
