@@ -27,6 +27,8 @@ def test_memory_and_open_files_are_flat(tmp_path):
     assert seen[-1]["iteration"] == ITERATIONS
     quarter = len(seen) // 4
     second, last = seen[quarter : 2 * quarter], seen[3 * quarter :]
-    assert {entry["files"] for entry in second} == {entry["files"] for entry in last}
+    # The least of many looks: a file may just be being written, but one that stays open adds to all.
+    files = [min(entry["files"] for entry in part) for part in (second, last)]
+    assert files[1] <= files[0], [entry["files"] for entry in seen]
     memory = [statistics.median(entry["memory"] for entry in part) for part in (second, last)]
     assert memory[1] - memory[0] < GROWTH, [entry["memory"] >> 20 for entry in seen]
