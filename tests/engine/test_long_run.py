@@ -27,7 +27,7 @@ def test_memory_and_open_files_are_flat(tmp_path):
     assert seen[-1]["iteration"] == ITERATIONS
     quarter = len(seen) // 4
     second, last = seen[quarter : 2 * quarter], seen[3 * quarter :]
-    # The least of many looks: a file may just be being written, but one that stays open adds to all.
+    # The least of many looks: a file may just be written, but one that stays open adds to all.
     files = [min(entry["files"] for entry in part) for part in (second, last)]
     assert files[1] <= files[0], [entry["files"] for entry in seen]
     memory = [statistics.median(entry["memory"] for entry in part) for part in (second, last)]
