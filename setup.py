@@ -36,12 +36,12 @@ setup(
         "torch>=2.11",
         "torchvision>=0.26",
         "numpy>=1.26",
-        "Pillow>=7.1",
-        "scipy>=1.11",
+        "Pillow>=8.4",
+        "scipy>=1.11.1",
         "scikit-learn>=1.4",
         "threadpoolctl>=3.1",
         "matplotlib>=3.7",
-        "fvcore>=0.1.5,<0.1.6",
+        "fvcore>=0.1.5.post20221221,<0.1.6",
         "pycocotools>=2.0.8",
         "PyYAML>=6.0",
         # Weights in a format that cannot hold code; 0.5 MB, no requirements of its own.
@@ -49,12 +49,19 @@ setup(
         "tensorboard>=2.14",
         # cv2 without a display (no libGL). Any of the opencv-python packages serves as well; who
         # has another one installs this package with `--no-deps` so that the two do not overlap.
-        "opencv-python-headless>=4.8",
+        "opencv-python-headless>=4.8.0.76",
         # pkg_resources, which Detectron2's model zoo imports, is gone in setuptools 82.
         "setuptools<82",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "hypothesis>=6.100"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "coverage[toml]>=7.10",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "hypothesis>=6.100",
+        ],
         # ONNX only; torch.export needs nothing more.
         "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "cityscapes": ["cityscapesscripts>=2.2.3", "shapely>=2.0"],

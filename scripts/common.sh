@@ -3,10 +3,18 @@
 
 set -euo pipefail
 
-VENV="$ROOT/.venv"
-PY="$VENV/bin/python"
-LOG="$VENV/install.log"
-STAMP="$VENV/.installed"
+# use_versions tested|oldest|newest: which versions are installed and used, each in a folder of its
+# own: those of constraints.txt, the lower bounds of setup.py, or whatever its ranges allow.
+use_versions() {
+  VERSIONS="$1"
+  VENV="$ROOT/.venv"
+  [[ "$VERSIONS" == tested ]] || VENV+="-$VERSIONS"
+  PY="$VENV/bin/python"
+  LOG="$VENV/install.log"
+  STAMP="$VENV/.installed"
+}
+use_versions tested
+
 # What decides whether an installation is up to date.
 STAMP_FILES=(setup.py constraints.txt tools/install_detectron2.py tools/_detectron2_wheel.py)
 MIN_PYTHON="3.10"
@@ -87,7 +95,7 @@ quiet_step() {
     sleep 1 >/dev/null 2>&1
     beats=$((beats + 1))
     ((beats % HEARTBEAT_S)) ||
-      say "  $(pip_progress) ($(du -sh "$VENV" 2>/dev/null | cut -f 1) in .venv)"
+      say "  $(pip_progress) ($(du -sh "$VENV" 2>/dev/null | cut -f 1) in ${VENV##*/})"
   done 9>&- &
   HEARTBEAT=$!
   local status=0
@@ -163,21 +171,31 @@ make_venv() {
       fail "no Python $MIN_PYTHON or newer found (PYTHON=/path/to/python3 names one)"
     # Links to a Python that is gone would be kept.
     rm -f "$VENV"/bin/python*
-    quiet_step "making .venv with $("$python" -V)" "$python" -m venv "$VENV"
+    quiet_step "making ${VENV##*/} with $("$python" -V)" "$python" -m venv "$VENV"
   fi
   "$PY" -c "$PYTHON_IS_NEW" ||
     fail "$("$PY" -V) in $VENV is older than $MIN_PYTHON: remove that folder and run again"
+}
+
+# The constraints of $VERSIONS; `newest` has none beside the ranges of setup.py.
+write_constraints() {
+  case $VERSIONS in
+    tested) cat "$ROOT/constraints.txt" ;;
+    oldest) grep -oE '"[^ "<>]+>=[0-9a-z.]+' "$ROOT/setup.py" | sed -E 's/"|\[.*\]//g; s/>=/==/' ;;
+    newest) ;;
+  esac >"$VENV/constraints.txt"
 }
 
 # PyTorch first: Detectron2's official source needs it to be built. Source distributions are built
 # with the setuptools of .venv, so that nothing is downloaded for a build.
 install_all() {
   local installer="$ROOT/tools/install_detectron2.py" needs="$VENV/detectron2.txt"
-  local pip=("$PY" -m pip install --disable-pip-version-check -c "$ROOT/constraints.txt")
+  local pip=("$PY" -m pip install --disable-pip-version-check -c "$VENV/constraints.txt")
   require_space
   : >"$LOG"
   make_venv
-  quiet_step "checking what is already in .venv" "$PY" "$ROOT/tools/check_venv.py"
+  write_constraints
+  quiet_step "checking what is already in ${VENV##*/}" "$PY" "$ROOT/tools/check_venv.py"
   quiet_step "installing PyTorch (several GB)" "${pip[@]}" torch torchvision setuptools wheel
   "$PY" "$installer" --list-requirements >"$needs"
   quiet_step "installing the project and its requirements" \
@@ -188,10 +206,10 @@ install_all() {
   mv "$STAMP.new" "$STAMP"
 }
 
-# Make .venv hold what this version of the project needs; does nothing if it does already.
+# Make $VENV hold what this version of the project needs; does nothing if it does already.
 # Two runs at once take turns where flock is there.
 ensure_environment() {
-  CURRENT="checking .venv"
+  CURRENT="checking ${VENV##*/}"
   if is_installed; then
     say "environment is up to date"
     return

@@ -2,14 +2,17 @@
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import unittest.mock
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("demo.sh", "test.sh", ".ci/run", "scripts/common.sh", "setup.py", "constraints.txt")
@@ -30,13 +33,13 @@ case "$2" in pip) eval "${{ON_PIP:-true}}" ;; *) eval "${{ON_OTHER:-true}}" ;; e
 class Clone:
     """A copy of the scripts in a folder with a space, with the stand-in as its Python."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, environment: str = ".venv") -> None:
         self.root = folder / "a clone"
         self.calls_file = folder / "calls"
         for name in COPIED:
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
-        python = self.root / ".venv" / "bin" / "python"
+        python = self.root / environment / "bin" / "python"
         python.parent.mkdir(parents=True)
         python.write_text(STAND_IN)
         python.chmod(0o755)
@@ -202,6 +205,62 @@ def test_test_sh_runs_every_check_and_hands_arguments_on(installed):
 def test_without_quick_no_test_is_left_out(installed):
     assert installed.run("test.sh")[0] == 0
     assert installed.calls()[-1][1:] == ["-m", "pytest", "-n", "2"]
+
+
+def lower_bounds() -> set[str]:
+    """`name==bound` for each requirement of setup.py that has one, read by running it."""
+    with unittest.mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    settings = setup.call_args.kwargs
+    groups = [settings["install_requires"], *settings["extras_require"].values()]
+    requirements = [Requirement(text) for group in groups for text in group]
+    return {
+        f"{each.name}=={bound.version}"
+        for each in requirements
+        for bound in each.specifier
+        if bound.operator == ">="
+    }
+
+
+def test_oldest_versions_are_the_lower_bounds_and_run_the_tests_alone(tmp_path):
+    clone = Clone(tmp_path, environment=".venv-oldest")
+    status, lines = clone.run("test.sh", "--versions", "oldest", "--quick")
+    assert status == 0 and lines[-1].startswith("OK in ")
+    folder = clone.root / ".venv-oldest"
+    assert set((folder / "constraints.txt").read_text().split()) == lower_bounds()
+    assert len(lower_bounds()) > 20
+    calls = clone.calls()
+    installations = [call for call in calls if call[1:3] == ["-m", "pip"]]
+    assert len(installations) == 2
+    assert all(str(folder / "constraints.txt") in call for call in installations)
+    checks = [call[1:] for call in calls if {"ruff", "mypy", "pytest"} & set(call)]
+    words = ["-m", "pytest", "-n", "2", "-m", "not slow", "-W", "ignore::DeprecationWarning"]
+    assert checks == [words]
+    assert not (clone.root / ".venv").exists()
+
+
+def test_newest_versions_are_bound_by_nothing_but_setup_py(tmp_path):
+    clone = Clone(tmp_path, environment=".venv-newest")
+    assert clone.run("test.sh", "--versions", "newest")[0] == 0
+    assert (clone.root / ".venv-newest" / "constraints.txt").read_text() == ""
+    assert clone.calls()[-1][1:] == ["-m", "pytest", "-n", "2"]
+
+
+@pytest.mark.parametrize("words", [("--versions",), ("--versions", "best")])
+def test_unknown_versions_are_one_line(clone, words):
+    status, lines = clone.run("test.sh", *words)
+    assert status == 2 and len(lines) == 1
+    assert "takes tested, oldest or newest, not '" in lines[0]
+
+
+def test_coverage_is_collected_from_all_processes_and_reported(installed):
+    status, lines = installed.run("test.sh", "--coverage", "--quick")
+    assert status == 0, lines
+    assert [call[1:] for call in installed.calls()][-3:] == [
+        ["-m", "coverage", "run", "-m", "pytest", "-n", "2", "-m", "not slow"],
+        ["-m", "coverage", "combine", "--quiet"],
+        ["-m", "coverage", "report", "--skip-covered"],
+    ]
 
 
 def test_a_failing_check_ends_the_run(installed):
