@@ -75,16 +75,15 @@ class OneLineErrors(logging.Filter):
 
     Symptom: a broken image or a NaN prints a page of traceback before the program's own message.
     Cause: ``detectron2.engine.train_loop`` logs and raises again. An error that the caller reports
-    (ValueError, OSError, and what becomes one: FloatingPointError of a loss that is not finite)
-    loses its traceback here, and so does that of a process that lost another one, which is what
-    has to be reported; everything else keeps it.
+    (ValueError, OSError) loses its traceback here, and so does that of a process that lost another
+    one, which is what has to be reported; everything else keeps it.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, without the traceback of a user's error."""
         error = record.exc_info[1] if record.exc_info else None
         lost = isinstance(error, RuntimeError) and any(text in str(error) for text in LOST_PEER)
-        if lost or isinstance(error, ValueError | OSError | FloatingPointError):
+        if lost or isinstance(error, ValueError | OSError):
             record.exc_info = None
         return True
 

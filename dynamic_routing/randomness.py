@@ -11,10 +11,14 @@ import torch
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Behind the ``with``, Python, NumPy and PyTorch (CPU, present GPU) go on as before it."""
+def kept_random_state(*, cuda: bool = True) -> Iterator[None]:
+    """Behind the ``with``, Python, NumPy and PyTorch go on as before it.
+
+    Args:
+        cuda: whether the present GPU's generator is kept too, for which the device is waited for.
+    """
     python, numbers = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = [torch.cuda.current_device()] if cuda and torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices):
             yield

@@ -102,7 +102,6 @@ def test_proxy_is_taken_away(scripts, fails):
     ("error", "pages"),
     [
         (ValueError("x"), False),
-        (FloatingPointError("x"), False),
         (KeyError("x"), True),
         (RuntimeError("[pair.cc:545] Read error: Connection reset by peer. This is"), False),
         (RuntimeError("x"), True),

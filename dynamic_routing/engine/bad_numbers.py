@@ -90,7 +90,9 @@ class _Step:
             return
         self._losses = {name: _readable(loss) for name, loss in losses.items()}
         self._names += _names(inputs[0]) if inputs else []
-        self._stop_if(not all(is_finite(loss) for loss in losses.values()), cause="loss")
+        # One number to wait for; it is bad if any loss is, or if together they are too large.
+        total = sum(losses.values(), torch.zeros(()))
+        self._stop_if(not is_finite(total), cause="loss")
 
     def look_at_gradients(self, *_arguments: Any) -> None:
         """A hook of the optimiser before its step."""
@@ -107,7 +109,7 @@ class _Step:
         raise BadNumbersError(
             f"iteration {self._iteration}: a {cause} is NaN or infinite; {self._path} says more. "
             "The last checkpoint is kept; --resume goes on from there, to the same end unless "
-            "something is changed"
+            "something is changed (a lower SOLVER.BASE_LR or loss weight may help)"
         )
 
     def _report(self) -> dict[str, Any]:

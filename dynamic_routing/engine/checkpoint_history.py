@@ -12,6 +12,26 @@ from dynamic_routing.files import write_atomically, write_json
 TAG, HISTORY = "last_checkpoint", "checkpoints.json"
 """Files that name the newest checkpoint, and all of the run from the oldest on."""
 
+LASTING = ("model_final.pth", "model_best.pth")
+"""What may be left of a run whose folder was tidied or copied in part."""
+
+
+def checkpoint_of(folder: str | Path) -> Path:
+    """The checkpoint that a run's folder stands for: the newest, else one of ``LASTING``.
+
+    Raises:
+        CheckpointError: there is none, or ``last_checkpoint`` names something outside the folder.
+    """
+    folder = Path(folder)
+    newest = CheckpointHistory(folder).newest()
+    candidates = [folder / name for name in LASTING]
+    if newest is not None:
+        candidates.insert(0, newest)
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise CheckpointError(f"{folder} holds no checkpoint ({TAG}, {' or '.join(LASTING)})")
+
 
 class CheckpointHistory:
     """The checkpoints of one run, oldest first; empty until something is added or gone on from.

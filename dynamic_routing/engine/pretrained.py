@@ -10,13 +10,12 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from dynamic_routing.engine.checkpoint import RoutingCheckpointer
+from dynamic_routing.engine.checkpoint_history import checkpoint_of
 from dynamic_routing.engine.weight_files import CheckpointError
 from dynamic_routing.modeling.config import get_config
 
 CONFIG = "config.yaml"
 """What a run writes beside its checkpoints."""
-
-FINAL = "model_final.pth"
 
 
 def load_pretrained(
@@ -30,7 +29,7 @@ def load_pretrained(
 
     Args:
         path: a checkpoint (.pth or .safetensors, ours or the released code's), or a run's folder,
-            of which ``model_final.pth`` or else the newest checkpoint is taken.
+            of which the newest checkpoint is taken.
         config_file: the model's config; by default ``config.yaml`` beside the checkpoint.
         overrides: alternating config keys and values.
         device: where to put the model; "auto" takes the GPU if there is one.
@@ -47,7 +46,7 @@ def load_pretrained(
         >>> model = load_pretrained("output/dr_c")
         >>> model([{"image": torch.zeros(3, 512, 1024)}])[0]["sem_seg"].shape
     """
-    checkpoint = _checkpoint(Path(path))
+    checkpoint = checkpoint_of(path) if Path(path).is_dir() else Path(path)
     config = Path(config_file) if config_file else checkpoint.parent / CONFIG
     if not config.is_file():
         raise CheckpointError(f"{config} does not exist; config_file says where the config is")
@@ -60,15 +59,3 @@ def build_loaded(cfg: CfgNode, checkpoint: str | Path) -> nn.Module:
     model = build_model(cfg)
     RoutingCheckpointer(model, strict=True).load(str(checkpoint))
     return model.eval()
-
-
-def _checkpoint(path: Path) -> Path:
-    """The file itself, or the one that a run's folder offers."""
-    if not path.is_dir():
-        return path
-    if (path / FINAL).is_file():
-        return path / FINAL
-    newest = RoutingCheckpointer(nn.Module(), str(path)).get_checkpoint_file()
-    if not newest:
-        raise CheckpointError(f"{path} holds no checkpoint ({FINAL} or last_checkpoint)")
-    return Path(newest)

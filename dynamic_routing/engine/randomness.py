@@ -20,6 +20,8 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from dynamic_routing.randomness import kept_random_state
+
 logger = logging.getLogger(__name__)
 
 SEED_BITS = 31
@@ -61,14 +63,9 @@ def seed_generators(seed: int, *, cuda: bool = True) -> None:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Inside, the CPU's generators start from ``seed``; afterwards they are as they were."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed_generators(seed, cuda=False)
-    try:
+    with kept_random_state(cuda=False):
+        seed_generators(seed, cuda=False)
         yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
 
 
 def chosen_seed(wanted: int) -> int:

@@ -9,22 +9,19 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
 from torch import nn
 
 from dynamic_routing.analysis.report import MissingPartError, NotAvailable
 from dynamic_routing.compat import load_label_image
-from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
+from dynamic_routing.engine.checkpoint_history import checkpoint_of
 from dynamic_routing.engine.loaders import build_mapper, prepare_datasets
+from dynamic_routing.engine.pretrained import build_loaded
 from dynamic_routing.evaluation.examples import class_palette
 from dynamic_routing.evaluation.instance_tiles import SHOWN_SCORE, instance_tiles
 from dynamic_routing.evaluation.report_pictures import ImageTiles, StoredImages
 from dynamic_routing.evaluation.run_files import RunFiles
 from dynamic_routing.modeling.config import resolve_device
 from dynamic_routing.modeling.prepared import prepare_model
-
-WEIGHTS = ("model_final.pth", "model_best.pth")
-"""What is taken where ``last_checkpoint`` names nothing."""
 
 INSTANCE_SIDE = 480
 """Pixels of the longer side at which boxes are drawn, so that labels can be read beside others."""
@@ -116,7 +113,8 @@ def run_images(run: RunFiles) -> StoredImages:
     try:
         cfg = _single(run.settings, run.dataset)
         prepare_datasets(cfg)
-        return PredictedImages(cfg, prepare_model(_load(cfg, run.folder)), run.dataset)
+        model = build_loaded(cfg, checkpoint_of(run.folder))
+        return PredictedImages(cfg, prepare_model(model), run.dataset)
     except Exception as error:  # whatever parts of Detectron2 a stranger's config leads to
         return StoredImages(" ".join(str(error).split()) or type(error).__name__)
 
@@ -130,17 +128,3 @@ def _single(cfg: CfgNode, dataset: str) -> CfgNode:
         cfg.MODEL.DEVICE = "auto"
     resolve_device(cfg)
     return cfg
-
-
-def _load(cfg: CfgNode, folder: Path) -> nn.Module:
-    """The run's network with its newest weights."""
-    model = build_model(cfg).eval()
-    checkpointer = RoutingCheckpointer(model, str(folder), strict=True)
-    named = checkpointer.get_checkpoint_file()
-    candidates = [Path(named)] if named else []
-    candidates += [folder / name for name in WEIGHTS]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        raise CheckpointError(f"no weights in {folder}")
-    checkpointer.load(str(path), checkpointables=[])
-    return model

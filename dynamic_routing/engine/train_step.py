@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -67,23 +67,8 @@ class TrainStep(SimpleTrainer):
             losses = {name: losses.get(name, 0) + value for name, value in found.items()}
         fill_missing_gradients(self._learning)
         self.after_backward()
-        self._write(losses, data_time)
+        self._write_metrics(losses, data_time)
         self._update()
-
-    def _write(self, losses: Mapping[str, Tensor], data_time: float) -> None:
-        """Hand the losses to the event storage.
-
-        Raises:
-            ValueError: their sum is not finite.
-        """
-        try:
-            self._write_metrics(losses, data_time)
-        except FloatingPointError as error:
-            found = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
-            raise ValueError(
-                f"the loss is not finite at iteration {self.iter}: {found}; a lower SOLVER.BASE_LR "
-                "or lower weights of the losses on routes may help"
-            ) from error
 
     def _backward(self, part: Sequence[Any], *, share: float) -> dict[str, Tensor]:
         """Add the gradients of a part of the batch; its losses, weighted by its share."""

@@ -33,6 +33,13 @@ class Toy(nn.Module):
         return {"loss_a": (batch[0]["x"] * self.w).sum(), "loss_b": self.w.sum() * 0}
 
 
+class TwoLarge(Toy):
+    """Two losses of 2e38 each: float32 ends at 3.4e38."""
+
+    def forward(self, batch):
+        return {"loss_a": self.w[0] * 2e38, "loss_b": self.w[1] * 2e38}
+
+
 class SquareRoot(Toy):
     """Finite loss, infinite gradient."""
 
@@ -73,6 +80,13 @@ def test_bad_loss_stops_before_the_weights_change(tmp_path, x, word):
     assert process["losses"] == {"loss_a": word, "loss_b": 0.0}
     assert process["file_names"] == ["a/b.png"] and process["learning_rates"] == [0.1]
     assert process["bad_weights"] == []
+
+
+def test_finite_losses_whose_sum_is_infinite_stop_as_well(tmp_path):
+    model = TwoLarge()
+    with pytest.raises(BadNumbersError, match="a loss is NaN or infinite"):
+        step(tmp_path, model, 1.0)
+    assert torch.equal(model.w, torch.ones(3)) and model.w.grad is None
 
 
 def test_bad_gradient_stops_before_the_weights_change(tmp_path):

@@ -8,6 +8,7 @@ import torch
 import dynamic_routing
 from dynamic_routing import RoutingNetwork, RoutingSpace, get_config, load_pretrained
 from dynamic_routing.engine.checkpoint import CheckpointError, RoutingCheckpointer
+from dynamic_routing.engine.checkpoint_history import checkpoint_of
 from dynamic_routing.engine.weight_files import write_weights
 from tests.modeling.builders import QUICK, SMALL, batch, small_config, small_model
 from tests.weight_formats import SUFFIXES
@@ -40,10 +41,16 @@ def test_folder_or_checkpoint_gives_the_model(run, name):
     assert not loaded.training and same(loaded, model)
 
 
-def test_unfinished_run_gives_its_newest_checkpoint(run):
+def test_newest_checkpoint_stands_for_a_run_and_else_what_is_left(run):
     folder, model = run
-    (folder / "model_final.pth").unlink()
-    (folder / "last_checkpoint").write_text("model_0000001.pth")
+    other = small_model(seed=2)
+    RoutingCheckpointer(other, str(folder)).save("model_0000009")  # goes on behind the final one
+    assert same(load_pretrained(folder, device="cpu"), other.eval())
+    (folder / "model_0000009.pth").unlink()
+    assert checkpoint_of(folder) == folder / "model_final.pth"
+    (folder / "last_checkpoint").unlink()
+    (folder / "model_final.pth").rename(folder / "model_best.pth")
+    assert checkpoint_of(folder) == folder / "model_best.pth"
     assert same(load_pretrained(folder, device="cpu"), model)
 
 

@@ -96,7 +96,9 @@ def reason(run):
 
 def test_missing_parts_are_the_reason(run):
     (run.folder / "model_0000009.pth").unlink()
-    assert reason(run) == f"no weights in {run.folder}"
+    assert reason(run) == (
+        f"{run.folder} holds no checkpoint (last_checkpoint, model_final.pth or model_best.pth)"
+    )
     for name in ("voc_2012_sem_seg_val", "no_such_val"):
         cfg = small_config(*OVERRIDES, "DATASETS.TEST", f"('{name}',)")
         (run.folder / "config.yaml").write_text(cfg.dump())

@@ -58,13 +58,12 @@ def test_full_precision_is_the_default():
     assert types == [torch.float32]
 
 
-def test_loss_that_is_not_finite_ends_the_training_in_one_line():
+def test_loss_that_is_not_finite_changes_no_weights_even_without_the_guard():
     model = small_model(seed=1)
     model.sem_seg_head.loss_weight = float("nan")
     before = copy.deepcopy(dict(model.named_parameters()))
-    with pytest.raises(ValueError, match=r"not finite at iteration 0: loss_sem_seg nan") as error:
+    with pytest.raises(FloatingPointError, match="NaN at iteration=0"):
         run(TrainStep(model, [INPUTS], sgd(model)))
-    assert "\n" not in str(error.value)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
