@@ -17,17 +17,15 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from _detectron2_wheel import PINNED
+from _versions import canonical, is_older, oldest_versions, tested_versions
 from install_detectron2 import source_of
 
-CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 MIN_PYTHON = (3, 10)
 TESTED_PYTHON = "3.11"
 INSTALL_DETECTRON2 = "python tools/install_detectron2.py"
@@ -47,6 +45,7 @@ class Piece:
     Attributes:
         name: what was looked at.
         found: version or setting found; empty if it is missing.
+        oldest: lower bound of setup.py, tested as well; empty if there is none.
         tested: version or setting that the project was tested with; empty if any will do.
         status: `ok`, `optional` (missing, needed for some tasks only), `missing` or `broken`.
         fix: command or advice; empty if nothing is to be done.
@@ -57,6 +56,7 @@ class Piece:
     tested: str
     status: str
     fix: str = ""
+    oldest: str = ""
 
     @property
     def fails(self) -> bool:
@@ -113,23 +113,6 @@ LIBRARIES = (
 )
 
 
-def canonical(name: str) -> str:
-    """The form of a distribution's name in which spellings compare equal."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def tested_versions(constraints: Path = CONSTRAINTS) -> dict[str, str]:
-    """Canonical name to pinned version, for the first pin of each name; empty without the file."""
-    if not constraints.is_file():
-        return {}
-    pins: dict[str, str] = {}
-    for line in constraints.read_text(encoding="utf-8").splitlines():
-        pin = re.match(r"([\w.-]+)==([\w.+]+)", line)
-        if pin:
-            pins.setdefault(canonical(pin[1]), pin[2])
-    return pins
-
-
 def version_of(distribution: str) -> str:
     """The installed version of a distribution, empty where it is not installed."""
     try:
@@ -151,28 +134,30 @@ def import_problem(module: str) -> str:
 
 def check_python() -> Piece:
     """The running Python against the oldest supported one."""
-    found = platform.python_version()
+    found, oldest = platform.python_version(), ".".join(map(str, MIN_PYTHON))
     if sys.version_info >= MIN_PYTHON:
-        return Piece("python", found, TESTED_PYTHON, "ok")
-    oldest = ".".join(map(str, MIN_PYTHON))
-    return Piece("python", found, TESTED_PYTHON, "broken", f"use Python {oldest} or newer")
+        return Piece("python", found, TESTED_PYTHON, "ok", oldest=oldest)
+    fix = f"use Python {oldest} or newer"
+    return Piece("python", found, TESTED_PYTHON, "broken", fix, oldest)
 
 
-def check_library(library: Library, tested: str) -> Piece:
-    """Whether a library is installed and can be imported."""
+def check_library(library: Library, tested: str, oldest: str = "") -> Piece:
+    """Whether a library is installed, new enough, and can be imported."""
     name, label = library.distribution, library.label or library.distribution
     present = [other for other in (name, *library.others) if version_of(other)]
     if not present and library.extra:
         fix = f"pip install -c constraints.txt -e '.[{library.extra}]'"
-        return Piece(label, "", tested, "optional", fix)
+        return Piece(label, "", tested, "optional", fix, oldest)
     fix = f"pip install '{name}=={tested}'" if tested else f"pip install {name}"
     if not present:
-        return Piece(label, "", tested, "missing", fix)
+        return Piece(label, "", tested, "missing", fix, oldest)
     found = version_of(present[0]) + (f" ({present[0]})" if present[0] != name else "")
     problem = import_problem(library.module)
+    if present[0] == name and oldest and is_older(version_of(name), oldest):
+        problem = f"older than {oldest}"
     if problem:
-        return Piece(label, found, tested, "broken", f"{fix}  # {problem}")
-    return Piece(label, found, tested, "ok")
+        return Piece(label, found, tested, "broken", f"{fix}  # {problem}", oldest)
+    return Piece(label, found, tested, "ok", oldest=oldest)
 
 
 def check_detectron2() -> Iterator[Piece]:
@@ -231,11 +216,11 @@ def check_project() -> Piece:
 
 def examine() -> list[Piece]:
     """All checks, in the order of the report."""
-    pins = tested_versions()
+    pins, bounds = tested_versions(), oldest_versions()
     pieces = [check_python(), check_project()]
-    pieces += [
-        check_library(each, pins.get(canonical(each.distribution), "")) for each in LIBRARIES
-    ]
+    for library in LIBRARIES:
+        name = canonical(library.distribution)
+        pieces.append(check_library(library, pins.get(name, ""), bounds.get(name, "")))
     checks: tuple[Callable[[], Iterator[Piece]], ...] = (check_detectron2, check_devices)
     for check in checks:
         pieces += check()
@@ -252,16 +237,17 @@ def differing(pieces: Sequence[Piece]) -> list[str]:
 
 
 def table(pieces: Sequence[Piece]) -> str:
-    """The report as text: name, found, tested, ok or what to do."""
-    rows = [("name", "found", "tested", "ok, or what to do")]
+    """The report as text: name, found, oldest, tested, ok or what to do."""
+    rows = [("name", "found", "oldest", "tested", "ok, or what to do")]
     for piece in pieces:
         verdict = f"{piece.status}: {piece.fix}" if piece.fix else piece.status
-        rows.append((piece.name, piece.found or "-", piece.tested or "any", verdict))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        versions = (piece.found or "-", piece.oldest or "any", piece.tested or "any")
+        rows.append((piece.name, *versions, verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = []
     for row in rows:
         padded = [cell.ljust(width) for cell, width in zip(row, widths)]
-        lines.append("  ".join([*padded, row[3]]))
+        lines.append("  ".join([*padded, row[4]]))
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import doctor
 import pytest
+from packaging.version import Version
 
 DOCTOR = Path(doctor.__file__)
 
@@ -84,6 +85,32 @@ def test_versions_other_than_the_tested_ones_are_named_and_do_not_fail():
     ]
     assert doctor.differing(pieces) == ["numpy 2.5.2, tested 2.4.6"]
     assert [piece.name for piece in pieces if piece.fails] == ["torch"]
+
+
+@pytest.mark.parametrize(
+    ("found", "status"), [("1.25.9", "broken"), ("1.26", "ok"), ("1.26.0", "ok"), ("2.0", "ok")]
+)
+def test_a_library_older_than_setup_py_allows_is_broken(monkeypatch, found, status):
+    monkeypatch.setattr(doctor, "version_of", lambda name: found)
+    piece = doctor.check_library(doctor.Library("thing", "json"), "2.4.6", "1.26")
+    assert (piece.status, piece.oldest) == (status, "1.26")
+    assert piece.fix == ("" if status == "ok" else "pip install 'thing==2.4.6'  # older than 1.26")
+
+
+def test_versions_are_compared_as_packaging_does():
+    versions = ["0.9", "1.0", "1.0.0", "1.0.1", "1.10", "1.9.9", "2.14.1+cpu", "0.1.5.post2"]
+    for one in versions:
+        for other in versions:
+            expected = Version(one.partition("+")[0]) < Version(other.partition("+")[0])
+            assert doctor.is_older(one, other) == expected, (one, other)
+
+
+def test_every_required_library_has_the_bound_of_setup_py():
+    bounds = doctor.oldest_versions()
+    for library in doctor.LIBRARIES:
+        name = library.distribution
+        assert doctor.canonical(name) in bounds or name in ("iopath", "omegaconf", "setuptools")
+    assert bounds["numpy"] == "1.26" and bounds["onnx"] == "1.17"
 
 
 def test_any_opencv_package_will_do(monkeypatch):
