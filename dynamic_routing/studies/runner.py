@@ -7,16 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynamic_routing.studies.questions import Question
+from dynamic_routing.studies.rows import Row, missing_seeds, read_rows, rows_of, write_rows
 from dynamic_routing.studies.settings import Setting
-from dynamic_routing.studies.summary import (
-    Row,
-    missing_seeds,
-    read_rows,
-    rows_of,
-    summary_row,
-    to_row,
-    write_rows,
-)
+from dynamic_routing.studies.summary import COLUMNS, summary_row, to_row
 from dynamic_routing.studies.training import Outcome, train
 
 SEEDS_AT_ONCE = 16
@@ -49,7 +42,7 @@ def answer(
         ValueError: ``runs`` is a table of another version.
     """
     wanted = tuple(question.seeds if seeds is None else seeds)
-    rows = read_rows(runs)
+    rows = read_rows(runs, COLUMNS)
     jobs = [
         (variant, missing[start : start + SEEDS_AT_ONCE])
         for variant in question.variants
@@ -61,7 +54,7 @@ def answer(
         part = missing_seeds(rows, variant.setting, part)  # two labels may mean one setting
         if part:
             rows += [to_row(variant.setting, outcome) for outcome in run(variant.setting, part)]
-            write_rows(runs, rows)
+            write_rows(runs, rows, COLUMNS)
         left = (time.perf_counter() - began) / (done + 1) * (len(jobs) - done - 1)
         report(f"[{done + 1}/{len(jobs)}] {variant.label}: {len(part)} seeds; {left:.0f} s left")
     return summarise(question, rows, wanted)
