@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from dynamic_routing.studies.rows import Row, decimal, outcome_row
+from dynamic_routing.studies.visual_measures import VisualOutcome
 from dynamic_routing.studies.visual_settings import VisualSetting
-from dynamic_routing.studies.visual_training import VisualOutcome
 
 SETTING_COLUMNS = tuple(field.name for field in fields(VisualSetting))
 OUTCOME_COLUMNS = (*(field.name for field in fields(VisualOutcome)), "ratio")
