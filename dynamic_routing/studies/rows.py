@@ -78,6 +78,14 @@ def missing_seeds(rows: Iterable[Row], setting: InTable, seeds: Sequence[int]) -
     return [seed for seed in seeds if seed not in done]
 
 
+def missing_parts(
+    rows: Iterable[Row], setting: InTable, seeds: Sequence[int], *, at_once: int
+) -> list[list[int]]:
+    """The same, at most ``at_once`` seeds a part, in which they are to train together."""
+    missing = missing_seeds(rows, setting, seeds)
+    return [missing[first : first + at_once] for first in range(0, len(missing), at_once)]
+
+
 def decimal(value: float) -> str:
     """Four decimals; nothing for NaN."""
     return "" if math.isnan(value) else f"{value:.{DECIMALS}f}"

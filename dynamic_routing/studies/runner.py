@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynamic_routing.studies.questions import Question
-from dynamic_routing.studies.rows import Row, missing_seeds, read_rows, rows_of, write_rows
+from dynamic_routing.studies.rows import (
+    Row,
+    missing_parts,
+    missing_seeds,
+    read_rows,
+    rows_of,
+    write_rows,
+)
 from dynamic_routing.studies.settings import Setting
 from dynamic_routing.studies.summary import COLUMNS, summary_row, to_row
 from dynamic_routing.studies.training import Outcome, train
@@ -44,10 +51,9 @@ def answer(
     wanted = tuple(question.seeds if seeds is None else seeds)
     rows = read_rows(runs, COLUMNS)
     jobs = [
-        (variant, missing[start : start + SEEDS_AT_ONCE])
+        (variant, part)
         for variant in question.variants
-        for missing in [missing_seeds(rows, variant.setting, wanted)]
-        for start in range(0, len(missing), SEEDS_AT_ONCE)
+        for part in missing_parts(rows, variant.setting, wanted, at_once=SEEDS_AT_ONCE)
     ]
     began = time.perf_counter()
     for done, (variant, part) in enumerate(jobs):

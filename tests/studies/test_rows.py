@@ -10,6 +10,7 @@ import pytest
 from dynamic_routing.studies import summary, visual_table
 from dynamic_routing.studies.rows import (
     decimal,
+    missing_parts,
     missing_seeds,
     outcome_row,
     read_rows,
@@ -65,6 +66,12 @@ def test_rows_belong_to_a_setting_with_all_its_fields(setting):
     assert [row["seed"] for row in rows_of(rows, setting, [1, 2, 3])] == ["1", "2"]
     assert missing_seeds(rows, setting, [3, 2]) == [3]
     assert missing_seeds(rows, third, [1, 2]) == [1, 2]
+
+
+def test_missing_seeds_train_in_parts_in_their_order():
+    rows = [{**Setting().to_row(), "seed": "4"}]
+    assert missing_parts(rows, Setting(), [5, 4, 3, 2], at_once=2) == [[5, 3], [2]]
+    assert missing_parts(rows, Setting(), [4], at_once=2) == []
 
 
 def test_outcomes_are_numbers_as_text():
