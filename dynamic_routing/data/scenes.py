@@ -89,6 +89,22 @@ class Scene:
     profile: str
 
 
+def check_picture(size: tuple[int, int], profile: str) -> None:
+    """Refuse a picture that cannot be drawn.
+
+    Args:
+        size: (height, width) in pixels.
+        profile: one of :data:`PROFILES`.
+
+    Raises:
+        ValueError: for a side under 32 pixels or an unknown profile.
+    """
+    if min(size) < SMALLEST_SIDE:
+        raise ValueError(f"size must be at least {SMALLEST_SIDE} x {SMALLEST_SIDE}, got {size}")
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {PROFILES}, got {profile!r}")
+
+
 def draw_scene(generator: np.random.Generator, *, size: tuple[int, int], profile: str) -> Scene:
     """Draw one scene.
 
@@ -103,10 +119,7 @@ def draw_scene(generator: np.random.Generator, *, size: tuple[int, int], profile
     Raises:
         ValueError: for a side under 32 pixels or an unknown profile.
     """
-    if min(size) < SMALLEST_SIDE:
-        raise ValueError(f"size must be at least {SMALLEST_SIDE} x {SMALLEST_SIDE}, got {size}")
-    if profile not in _PROFILES:
-        raise ValueError(f"profile must be one of {PROFILES}, got {profile!r}")
+    check_picture(size, profile)
     recipe = _PROFILES[profile]
     camera, street = _sample_view(recipe, size, generator)
     canvas = Canvas(size, background=(70, 70, 74))
