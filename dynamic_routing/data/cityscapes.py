@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 
 from .canvas import SceneObject
 from .image_requests import image_requests
-from .scenes import PROFILES, Scene, draw_scene
+from .profiles import PROFILES
+from .scenes import Scene, draw_scene
 from .tree import (
     Progress,
     check_request,

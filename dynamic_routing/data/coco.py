@@ -25,7 +25,7 @@ from .coco_categories import (
 from .coco_panoptic import panoptic_truth, stuff_map
 from .coco_scenes import CocoScene, draw_coco_scene
 from .image_requests import image_requests
-from .scenes import PROFILES
+from .profiles import PROFILES
 from .tree import (
     Progress,
     check_request,

@@ -17,7 +17,7 @@ from .canvas import Material
 from .coco_backdrop import NAMES, SURFACES, draw_backdrop
 from .coco_layout import RECIPES, Layout, Placed, sample_wishes
 from .coco_painter import Painter, texture
-from .scenes import check_picture
+from .profiles import check_picture
 
 EMPTY = 0.05
 """Share of pictures without any object."""

@@ -18,11 +18,8 @@ from .actors import draw_bicycle, draw_bus, draw_car, draw_person, draw_truck
 from .canvas import Canvas, Colour, Light, SceneObject
 from .cutout import Cutout
 from .furniture import draw_litter, draw_pole
+from .profiles import check_picture
 from .street import Camera, Street, draw_barrier, draw_facades, draw_ground, draw_sky, draw_tree
-
-PROFILES = ("large", "small", "mixed")
-SMALLEST_SIDE = 32
-"""Smaller pictures than this, in pixels, hold nothing that could be recognised."""
 
 Counts = tuple[int, int]  # fewest and most of a thing, both included
 Draw = Callable[[Cutout, np.random.Generator], None]
@@ -87,22 +84,6 @@ class Scene:
     image: np.ndarray
     objects: tuple[SceneObject, ...]
     profile: str
-
-
-def check_picture(size: tuple[int, int], profile: str) -> None:
-    """Refuse a picture that cannot be drawn.
-
-    Args:
-        size: (height, width) in pixels.
-        profile: one of :data:`PROFILES`.
-
-    Raises:
-        ValueError: for a side under 32 pixels or an unknown profile.
-    """
-    if min(size) < SMALLEST_SIDE:
-        raise ValueError(f"size must be at least {SMALLEST_SIDE} x {SMALLEST_SIDE}, got {size}")
-    if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {PROFILES}, got {profile!r}")
 
 
 def draw_scene(generator: np.random.Generator, *, size: tuple[int, int], profile: str) -> Scene:

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from .image_requests import image_requests
-from .scenes import PROFILES, Scene, draw_scene
+from .profiles import PROFILES
+from .scenes import Scene, draw_scene
 from .tree import (
     Progress,
     check_request,
