@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -45,16 +44,11 @@ def train(target: float, seed: int, run: Path) -> dict[str, float]:
         ValueError: a result is missing or has no value.
     """
     from dynamic_routing.analysis.run_folder import results_of
+    from dynamic_routing.engine.child_trainings import train_once
 
-    if not (run / "results.json").exists():
-        run.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(CONFIG)]
-        command += ["--resume", "OUTPUT_DIR", str(run), "SEED", str(seed)]
-        command += ["MODEL.DYNAMIC_ROUTING.BUDGET.TARGET_GMACS", str(target)]
-        with (run / "console.txt").open("w", encoding="utf-8") as log:
-            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-        if status:
-            raise RuntimeError(f"training failed (log: {run / 'console.txt'})")
+    options = ["--resume", "OUTPUT_DIR", str(run), "SEED", str(seed)]
+    options += ["MODEL.DYNAMIC_ROUTING.BUDGET.TARGET_GMACS", str(target)]
+    train_once(ROOT / "train_net.py", CONFIG, run, options)
     return results_of(run, *KEYS)
 
 

@@ -36,8 +36,9 @@ def toy(args: argparse.Namespace) -> None:
     import torch
 
     from dynamic_routing.studies.questions import QUESTIONS
+    from dynamic_routing.studies.rows import write_rows
     from dynamic_routing.studies.runner import answer
-    from dynamic_routing.studies.summary import to_markdown, write_rows
+    from dynamic_routing.studies.summary import to_markdown
 
     torch.set_num_threads(1)  # the matrices are too small to share
     for name in args.question or QUESTIONS:
@@ -46,7 +47,7 @@ def toy(args: argparse.Namespace) -> None:
         question = QUESTIONS[name]
         print(f"{name}: {question.title}", flush=True)
         lines = answer(question, args.output / "toy_runs.csv", seeds=args.seeds, report=_progress)
-        write_rows(args.output / f"toy_{name}.csv", lines)
+        write_rows(args.output / f"toy_{name}.csv", lines, list(lines[0]))
         print(to_markdown(lines), f"\nreference: {question.reference}\n", sep="\n", flush=True)
 
 

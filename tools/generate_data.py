@@ -22,7 +22,7 @@ from dynamic_routing.data.coco import DEFAULT_SIZE as COCO_SIZE
 from dynamic_routing.data.coco import generate_coco
 from dynamic_routing.data.patches import DEFAULT_SIZE as PATCH_SIZE
 from dynamic_routing.data.patches import generate_patches
-from dynamic_routing.data.scenes import PROFILES
+from dynamic_routing.data.profiles import PROFILES
 from dynamic_routing.data.voc import generate_voc
 
 _GENERATORS: dict[str, Callable[..., Path]] = {

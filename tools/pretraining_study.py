@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from dynamic_routing.analysis.run_folder import results_of
 from dynamic_routing.data.cityscapes import generate_cityscapes
 from dynamic_routing.data.patches import generate_patches
+from dynamic_routing.engine.child_trainings import train_once
 
 ROOT = Path(__file__).resolve().parent.parent
 PRETRAINING = ROOT / "configs" / "quick" / "dr_raw_imagenet.yaml"
@@ -40,14 +40,7 @@ def train(config: Path, run: Path, overrides: list[str], *keys: str) -> list[flo
         RuntimeError: training failed; names the log.
         ValueError: a result is missing or has no value.
     """
-    if not (run / "results.json").exists():
-        run.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config)]
-        command += ["OUTPUT_DIR", str(run), *overrides]
-        with (run / "console.txt").open("w", encoding="utf-8") as log:
-            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-        if status:
-            raise RuntimeError(f"training failed (log: {run / 'console.txt'})")
+    train_once(ROOT / "train_net.py", config, run, ["OUTPUT_DIR", str(run), *overrides])
     return list(results_of(run, *keys).values())
 
 

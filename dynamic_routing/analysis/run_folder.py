@@ -12,6 +12,9 @@ from typing import Any
 
 from dynamic_routing.analysis.report import NotAvailable
 
+RESULTS_FILE = "results.json"
+"""Group -> metric -> value; a run that has it is complete."""
+
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "scikit-learn", "pycocotools")
 
 SUMMARY = {
@@ -49,7 +52,7 @@ def read_results(run: Path) -> dict[str, dict[str, float]] | NotAvailable:
 
     Null, as for absent classes, is NaN; what is no group of metrics is left out.
     """
-    path = run / "results.json"
+    path = run / RESULTS_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .canvas import SceneObject
-from .scenes import PROFILES, Scene, draw_scene
+from .image_requests import image_requests
+from .profiles import PROFILES
+from .scenes import Scene, draw_scene
 from .tree import (
     Progress,
     check_request,
-    image_generator,
     manifest_parameters,
     write_tree,
 )
@@ -58,19 +59,13 @@ def generate_cityscapes(
     """
     check_request(counts, splits=SPLITS, size=size, seed=seed, profiles=profiles)
     parameters = manifest_parameters("cityscapes", counts, size=size, seed=seed, profiles=profiles)
-    total, done = sum(counts.values()), 0
+    requests = image_requests(counts, seed=seed, profiles=profiles, progress=progress)
 
     def write(folder: Path) -> None:
         """Fill the tree."""
-        nonlocal done
-        for split, count in counts.items():
-            for index in range(count):
-                profile = profiles[index % len(profiles)]
-                scene = draw_scene(image_generator(seed, split, index), size=size, profile=profile)
-                write_scene(folder, scene, split=split, index=index)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        for request in requests:
+            scene = draw_scene(request.generator, size=size, profile=request.profile)
+            write_scene(folder, scene, split=request.split, index=request.index)
 
     target = Path(root).expanduser() / "cityscapes"
     write_tree(target, parameters=parameters, write=write, overwrite=overwrite)

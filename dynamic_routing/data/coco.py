@@ -24,11 +24,11 @@ from .coco_categories import (
 )
 from .coco_panoptic import panoptic_truth, stuff_map
 from .coco_scenes import CocoScene, draw_coco_scene
-from .scenes import PROFILES
+from .image_requests import image_requests
+from .profiles import PROFILES
 from .tree import (
     Progress,
     check_request,
-    image_generator,
     manifest_parameters,
     write_tree,
 )
@@ -77,22 +77,16 @@ def generate_coco(
     """
     check_request(counts, splits=SPLITS, size=size, seed=seed, profiles=profiles)
     parameters = manifest_parameters("coco", counts, size=size, seed=seed, profiles=profiles)
-    total, done = sum(counts.values()), 0
+    requests = image_requests(counts, seed=seed, profiles=profiles, progress=progress)
 
     def write(folder: Path) -> None:
         """Fill the tree."""
-        nonlocal done
-        for split, count in counts.items():
-            writer = SplitWriter(folder, split)
-            for index in range(count):
-                profile = profiles[index % len(profiles)]
-                generator = image_generator(seed, split, index)
-                writer.add(draw_coco_scene(generator, size=size, profile=profile))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            if count:
-                writer.close()
+        writers = {split: SplitWriter(folder, split) for split, count in counts.items() if count}
+        for request in requests:
+            scene = draw_coco_scene(request.generator, size=size, profile=request.profile)
+            writers[request.split].add(scene)
+        for writer in writers.values():
+            writer.close()
 
     target = Path(root).expanduser() / "coco"
     write_tree(target, parameters=parameters, write=write, overwrite=overwrite)

@@ -157,19 +157,29 @@ def _check_keypoints(
         if rules.keypoints_needed:
             found.add(f"{title}: keypoints are missing; the data set has {expected}")
         return
-    if not are_numbers(points):
-        found.add(f"{title}: keypoints must be finite numbers, got {shown(points)}")
-    elif len(points) % 3 or (expected is not None and len(points) != 3 * expected):
-        wanted = "a multiple of 3" if expected is None else f"3 x {expected}"
-        found.add(f"{title}: keypoints must be {wanted} numbers, got {len(points)}")
-    elif not VISIBILITIES.issuperset(points[2::3]):
-        wrong = sorted({*points[2::3]} - VISIBILITIES)
-        found.add(f"{title}: visibility of keypoints must be 0, 1 or 2, got {shown(wrong)}")
+    problem = _keypoints_problem(points, expected)
+    if problem:
+        found.add(f"{title}: {problem}")
     elif rules.keypoints_needed:
         labelled = sum(value > 0 for value in points[2::3])
-        given = item.get("num_keypoints")
-        if given != labelled:
-            found.add(
-                f"{title}: num_keypoints must be {labelled}, as labelled, got {shown(given)}",
-                odd=type(given) is int and (given == 0) == (labelled == 0),
-            )
+        _check_keypoint_number(item.get("num_keypoints"), labelled, title, found)
+
+
+def _keypoints_problem(points: Any, expected: int | None) -> str | None:
+    """What is wrong with keypoints taken by themselves; None if nothing is."""
+    if not are_numbers(points):
+        return f"keypoints must be finite numbers, got {shown(points)}"
+    if len(points) % 3 or (expected is not None and len(points) != 3 * expected):
+        wanted = "a multiple of 3" if expected is None else f"3 x {expected}"
+        return f"keypoints must be {wanted} numbers, got {len(points)}"
+    wrong = sorted({*points[2::3]} - VISIBILITIES)
+    return f"visibility of keypoints must be 0, 1 or 2, got {shown(wrong)}" if wrong else None
+
+
+def _check_keypoint_number(given: Any, labelled: int, title: Title, found: Findings) -> None:
+    """Check num_keypoints; a wrong one is only odd while it tells none from some."""
+    if given != labelled:
+        found.add(
+            f"{title}: num_keypoints must be {labelled}, as labelled, got {shown(given)}",
+            odd=type(given) is int and (given == 0) == (labelled == 0),
+        )

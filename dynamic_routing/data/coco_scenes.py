@@ -17,7 +17,7 @@ from .canvas import Material
 from .coco_backdrop import NAMES, SURFACES, draw_backdrop
 from .coco_layout import RECIPES, Layout, Placed, sample_wishes
 from .coco_painter import Painter, texture
-from .scenes import PROFILES, SMALLEST_SIDE
+from .profiles import check_picture
 
 EMPTY = 0.05
 """Share of pictures without any object."""
@@ -79,10 +79,7 @@ def draw_coco_scene(
     Raises:
         ValueError: for a side under 32 pixels or an unknown profile.
     """
-    if min(size) < SMALLEST_SIDE:
-        raise ValueError(f"size must be at least {SMALLEST_SIDE} x {SMALLEST_SIDE}, got {size}")
-    if profile not in RECIPES:
-        raise ValueError(f"profile must be one of {PROFILES}, got {profile!r}")
+    check_picture(size, profile)
     painter = Painter(size, background=(0, 0, 0))
     backdrop = draw_backdrop(painter, generator)
     layout = Layout(painter, backdrop.horizon)

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from .cityscapes import label_image
-from .scenes import PROFILES, Scene, draw_scene
+from .profiles import PROFILES
+from .scenes import Scene, draw_scene
 from .tree import Progress, check_request, image_generator, manifest_parameters, write_tree
 
 SPLITS = ("train", "val")

@@ -18,11 +18,8 @@ from .actors import draw_bicycle, draw_bus, draw_car, draw_person, draw_truck
 from .canvas import Canvas, Colour, Light, SceneObject
 from .cutout import Cutout
 from .furniture import draw_litter, draw_pole
+from .profiles import check_picture
 from .street import Camera, Street, draw_barrier, draw_facades, draw_ground, draw_sky, draw_tree
-
-PROFILES = ("large", "small", "mixed")
-SMALLEST_SIDE = 32
-"""Smaller pictures than this, in pixels, hold nothing that could be recognised."""
 
 Counts = tuple[int, int]  # fewest and most of a thing, both included
 Draw = Callable[[Cutout, np.random.Generator], None]
@@ -103,10 +100,7 @@ def draw_scene(generator: np.random.Generator, *, size: tuple[int, int], profile
     Raises:
         ValueError: for a side under 32 pixels or an unknown profile.
     """
-    if min(size) < SMALLEST_SIDE:
-        raise ValueError(f"size must be at least {SMALLEST_SIDE} x {SMALLEST_SIDE}, got {size}")
-    if profile not in _PROFILES:
-        raise ValueError(f"profile must be one of {PROFILES}, got {profile!r}")
+    check_picture(size, profile)
     recipe = _PROFILES[profile]
     camera, street = _sample_view(recipe, size, generator)
     canvas = Canvas(size, background=(70, 70, 74))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .scenes import PROFILES, SMALLEST_SIDE
+from .profiles import PROFILES, SMALLEST_SIDE
 
 MANIFEST = "generated.json"
 """File in a generated tree that says how it was made; a real data set has none."""

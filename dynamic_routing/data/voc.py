@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .scenes import PROFILES, Scene, draw_scene
+from .image_requests import image_requests
+from .profiles import PROFILES
+from .scenes import Scene, draw_scene
 from .tree import (
     Progress,
     check_request,
-    image_generator,
     manifest_parameters,
     write_tree,
 )
@@ -93,21 +94,16 @@ def generate_voc(
     """
     check_request(counts, splits=SPLITS, size=size, seed=seed, profiles=profiles)
     parameters = manifest_parameters("voc", counts, size=size, seed=seed, profiles=profiles)
-    total, done = sum(counts.values()), 0
+    requests = image_requests(counts, seed=seed, profiles=profiles, progress=progress)
 
     def write(folder: Path) -> None:
         """Fill the tree."""
-        nonlocal done
         names: dict[str, list[str]] = {split: [] for split in SPLITS}
-        for split, count in counts.items():
-            for index in range(count):
-                profile = profiles[index % len(profiles)]
-                scene = draw_scene(image_generator(seed, split, index), size=size, profile=profile)
-                names[split].append(f"{profile}_{split}_{index:06d}")
-                write_scene(folder, scene, name=names[split][-1])
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        for request in requests:
+            scene = draw_scene(request.generator, size=size, profile=request.profile)
+            name = f"{request.profile}_{request.split}_{request.index:06d}"
+            names[request.split].append(name)
+            write_scene(folder, scene, name=name)
         write_image_sets(folder, {**names, "trainval": [*names["train"], *names["val"]]})
 
     target = Path(root).expanduser() / "VOC2012"

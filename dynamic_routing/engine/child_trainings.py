@@ -1,4 +1,4 @@
-"""Trainings as child processes, several at a time, which end with their parent.
+"""Trainings as child processes: several at a time, which end with their parent, or one alone.
 
 Only a parent killed with SIGKILL leaves them running; their folders are then refused.
 """
@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from dynamic_routing.analysis.run_folder import RESULTS_FILE
 
 CONSOLE = "console.txt"
 """What a training prints, in its folder; a continued one appends."""
@@ -113,6 +115,28 @@ class ChildTrainings:
                 child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 child.kill()
+
+
+def train_once(program: Path, config_file: Path, folder: Path, options: Sequence[str]) -> None:
+    """One training in the foreground, unless its results are there already.
+
+    Args:
+        program: the training program.
+        config_file: of the training.
+        folder: where ``options`` make it write; what it prints replaces what an earlier one did.
+        options: more of the program's arguments, ``OUTPUT_DIR`` and the folder among them.
+
+    Raises:
+        RuntimeError: the training failed; names what it printed.
+    """
+    if (folder / RESULTS_FILE).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(program), "--config-file", str(config_file), *options]
+    with (folder / CONSOLE).open("w", encoding="utf-8") as log:
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        raise RuntimeError(f"training failed (log: {folder / CONSOLE})")
 
 
 def _locked(log: BinaryIO) -> bool:

@@ -25,11 +25,11 @@ MARKS = ("backbone.stem.stem_1.", "backbone.all_cell_list.")
 OUR_MARKS = ("backbone.network.stem.first.", "backbone.network.cells.")
 
 _BLOCKS = {  # a convolution with its norm: released name -> ours
-    "stem.stem_1": "stem.first",
-    "stem.stem_2.0": "stem.second.0",
-    "stem.stem_2.1": "stem.second.1",
-    "stem.stem_3.0": "stem.third.0",
-    "stem.stem_3.1": "stem.third.1",
+    "backbone.stem.stem_1": "backbone.network.stem.first",
+    "backbone.stem.stem_2.0": "backbone.network.stem.second.0",
+    "backbone.stem.stem_2.1": "backbone.network.stem.second.1",
+    "backbone.stem.stem_3.0": "backbone.network.stem.third.0",
+    "backbone.stem.stem_3.1": "backbone.network.stem.third.1",
 }
 _CELL_BLOCKS = {
     "res_up.1": "transitions.up.project",
@@ -134,10 +134,9 @@ def _our_name(name: str) -> str | None:
         if name.startswith(released):
             rest = name.removeprefix(released)
             return ours + (rest if released == _PREDICTOR[0] else _block_tensor(rest))
-    for released, ours in _BLOCKS.items():
-        if name.startswith(f"backbone.{released}."):
-            tensor = name.removeprefix(f"backbone.{released}.")
-            return f"backbone.network.{ours}.{_TENSORS.get(tensor, tensor)}"
+    in_stem = _name_in_block(name, _BLOCKS)
+    if in_stem is not None:
+        return in_stem
     cell = re.fullmatch(r"backbone\.(?:init_layer|all_cell_list\.(\d+)\.(\d+))\.(.+)", name)
     if not cell:
         return None
@@ -150,16 +149,24 @@ def _our_name(name: str) -> str | None:
 def _our_name_in_cell(name: str) -> str | None:
     if name in _GATE_TENSORS:
         return _GATE_TENSORS[name]
-    for released, ours in _CELL_BLOCKS.items():
-        if name.startswith(f"{released}."):
-            tensor = name.removeprefix(f"{released}.")
-            return f"{ours}.{_TENSORS.get(tensor, tensor)}"
+    in_block = _name_in_block(name, _CELL_BLOCKS)
+    if in_block is not None:
+        return in_block
     operation = re.fullmatch(r"cell_ops\._ops\.(\d+)\.op\.(?:(\d+)\.)?(weight|norm\..+)", name)
     if not operation:
         return None
     index, step, tensor = operation.groups()
     step = "" if step is None else f"{step}."
     return f"operations.{index}.{step}{_TENSORS.get(tensor, tensor)}"
+
+
+def _name_in_block(name: str, blocks: Mapping[str, str]) -> str | None:
+    """Our name of a tensor of one of the blocks (released name -> ours), None if it is of none."""
+    for released, ours in blocks.items():
+        if name.startswith(f"{released}."):
+            tensor = name.removeprefix(f"{released}.")
+            return f"{ours}.{_TENSORS.get(tensor, tensor)}"
+    return None
 
 
 def _block_tensor(rest: str) -> str:
@@ -180,7 +187,7 @@ def _candidates(name: str) -> Iterator[str]:
         if plain.startswith(ours):
             yield released + plain.removeprefix(ours)
     for released, ours in _BLOCKS.items():
-        yield plain.replace(f"backbone.network.{ours}.", f"backbone.{released}.")
+        yield plain.replace(f"{ours}.", f"{released}.")
     cell = re.fullmatch(r"backbone\.network\.cells\.(?:initial|(\d+)_(\d+))\.(.+)", plain)
     if not cell:
         return

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dynamic_routing.studies.questions import Question
-from dynamic_routing.studies.settings import Setting
-from dynamic_routing.studies.summary import (
+from dynamic_routing.studies.rows import (
     Row,
+    missing_parts,
     missing_seeds,
     read_rows,
     rows_of,
-    summary_row,
-    to_row,
     write_rows,
 )
+from dynamic_routing.studies.settings import Setting
+from dynamic_routing.studies.summary import COLUMNS, summary_row, to_row
 from dynamic_routing.studies.training import Outcome, train
 
 SEEDS_AT_ONCE = 16
@@ -49,19 +49,18 @@ def answer(
         ValueError: ``runs`` is a table of another version.
     """
     wanted = tuple(question.seeds if seeds is None else seeds)
-    rows = read_rows(runs)
+    rows = read_rows(runs, COLUMNS)
     jobs = [
-        (variant, missing[start : start + SEEDS_AT_ONCE])
+        (variant, part)
         for variant in question.variants
-        for missing in [missing_seeds(rows, variant.setting, wanted)]
-        for start in range(0, len(missing), SEEDS_AT_ONCE)
+        for part in missing_parts(rows, variant.setting, wanted, at_once=SEEDS_AT_ONCE)
     ]
     began = time.perf_counter()
     for done, (variant, part) in enumerate(jobs):
         part = missing_seeds(rows, variant.setting, part)  # two labels may mean one setting
         if part:
             rows += [to_row(variant.setting, outcome) for outcome in run(variant.setting, part)]
-            write_rows(runs, rows)
+            write_rows(runs, rows, COLUMNS)
         left = (time.perf_counter() - began) / (done + 1) * (len(jobs) - done - 1)
         report(f"[{done + 1}/{len(jobs)}] {variant.label}: {len(part)} seeds; {left:.0f} s left")
     return summarise(question, rows, wanted)

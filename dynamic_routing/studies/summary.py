@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-from dynamic_routing.files import write_atomically
+from dynamic_routing.studies.rows import Row, decimal, outcome_row
 from dynamic_routing.studies.settings import Setting
 from dynamic_routing.studies.training import Outcome
 
@@ -20,64 +17,14 @@ RECOVERED = 0.98
 SEEN = 2.0
 """Differences below so many standard errors are not told from chance."""
 
-DECIMALS = 4
-
 SETTING_COLUMNS = tuple(field.name for field in fields(Setting))
 OUTCOME_COLUMNS = (*(field.name for field in fields(Outcome)), "ratio")
 COLUMNS = (*SETTING_COLUMNS, *OUTCOME_COLUMNS)
 
-Row = dict[str, str]
-"""One line of the table, all columns as text."""
-
 
 def to_row(setting: Setting, outcome: Outcome) -> Row:
     """One line of the table; a number that does not exist is an empty text."""
-    row = setting.to_row()
-    for name in OUTCOME_COLUMNS:
-        value = getattr(outcome, name)
-        row[name] = _decimal(value) if isinstance(value, float) else str(int(value))
-    return row
-
-
-def read_rows(path: Path) -> list[Row]:
-    """All rows of a table; none if there is no file.
-
-    Raises:
-        ValueError: the file has other columns.
-    """
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path} has other columns than this version writes: move it away")
-        return list(reader)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Replace the table in one step; the columns are those of the first row."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode("utf-8"))
-
-
-def rows_of(rows: Iterable[Row], setting: Setting, seeds: Collection[int]) -> list[Row]:
-    """The rows of a setting with one of these seeds, in the order of seeds."""
-    wanted = setting.to_row()
-    found = [
-        row
-        for row in rows
-        if int(row["seed"]) in seeds and all(row[name] == wanted[name] for name in wanted)
-    ]
-    return sorted(found, key=lambda row: int(row["seed"]))
-
-
-def missing_seeds(rows: Iterable[Row], setting: Setting, seeds: Sequence[int]) -> list[int]:
-    """Those of the seeds that a setting has no row for."""
-    done = {int(row["seed"]) for row in rows_of(rows, setting, seeds)}
-    return [seed for seed in seeds if seed not in done]
+    return {**setting.to_row(), **outcome_row(outcome, OUTCOME_COLUMNS)}
 
 
 def values(rows: Iterable[Row], column: str) -> list[float]:
@@ -153,17 +100,17 @@ def summary_row(label: str, rows: Sequence[Row], reference: Sequence[Row]) -> Ro
     recovered = Spread.of(values(rows, "recovery"))
     accuracy = Spread.of(values(rows, "accuracy"))
     line = {"setting": label, "seeds": str(len(rows))}
-    line |= {"recovery_mean": _decimal(recovered.mean), "recovery_std": _decimal(recovered.std)}
-    line |= {"recovery_median": _decimal(recovered.median)}
-    line |= {"recovery_lowest": _decimal(recovered.lowest)}
+    line |= {"recovery_mean": decimal(recovered.mean), "recovery_std": decimal(recovered.std)}
+    line |= {"recovery_median": decimal(recovered.median)}
+    line |= {"recovery_lowest": decimal(recovered.lowest)}
     line["recovered_seeds"] = str(sum(v >= RECOVERED for v in values(rows, "recovery")))
-    line |= {"accuracy_mean": _decimal(accuracy.mean), "accuracy_std": _decimal(accuracy.std)}
-    line["accuracy_lowest"] = _decimal(accuracy.lowest)
+    line |= {"accuracy_mean": decimal(accuracy.mean), "accuracy_std": decimal(accuracy.std)}
+    line["accuracy_lowest"] = decimal(accuracy.lowest)
     for column in ("open_share", "purity", "inter", "intra_pair", "ratio"):
         spread = Spread.of(values(rows, column))
-        line[f"{column}_mean"] = _decimal(spread.mean)
+        line[f"{column}_mean"] = decimal(spread.mean)
         if column in ("open_share", "ratio"):
-            line[f"{column}_std"] = _decimal(spread.std)
+            line[f"{column}_std"] = decimal(spread.std)
     for column in ("recovery", "accuracy", "ratio"):
         line[f"{column}_against_reference"] = Difference.of(rows, reference, column).word
     line["diverged_seeds"] = str(sum(int(row["diverged"]) for row in rows))
@@ -205,8 +152,3 @@ def _markdown_cells(line: Row) -> list[str]:
         pair("ratio", 2),
         ", ".join(verdicts) or "no difference seen",
     ]
-
-
-def _decimal(value: float) -> str:
-    """Four decimals; nothing for NaN."""
-    return "" if math.isnan(value) else f"{value:.{DECIMALS}f}"

@@ -17,13 +17,10 @@ from dynamic_routing.routing.routes import Routes
 from dynamic_routing.routing.space import RoutingSpace
 from dynamic_routing.studies.recovery import contingency
 from dynamic_routing.studies.visual_data import CLASSES, SIDE, SUBSETS, Scenes, generate_scenes
+from dynamic_routing.studies.visual_measures import HELD_OUT_STARTS
 from dynamic_routing.studies.visual_network import SCALES
 from dynamic_routing.studies.visual_settings import VisualSetting
-from dynamic_routing.studies.visual_training import (
-    HELD_OUT_STARTS,
-    HELD_OUT_STREAM,
-    train,
-)
+from dynamic_routing.studies.visual_training import HELD_OUT_STREAM, train
 
 EXAMPLES = 3
 """Scenes of each subset."""

@@ -7,16 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dynamic_routing.studies.rows import Row, missing_parts, read_rows, rows_of, write_rows
 from dynamic_routing.studies.visual_settings import VisualSetting
-from dynamic_routing.studies.visual_table import (
-    COLUMNS,
-    Row,
-    missing_seeds,
-    read_rows,
-    rows_of,
-    to_row,
-    write_rows,
-)
+from dynamic_routing.studies.visual_table import COLUMNS, to_row
 from dynamic_routing.studies.visual_training import train
 
 TUNING_SEEDS = (1, 2, 3, 4)
@@ -99,12 +92,11 @@ def run_plan(
         training: scenes to train on, None for the study's own number.
         held_out: scenes to measure on, likewise.
     """
-    rows = read_rows(path)
+    rows = read_rows(path, COLUMNS)
     jobs = [
-        (item, missing[first : first + CHUNK])
+        (item, part)
         for item in plan
-        for missing in [missing_seeds(rows, item.setting, seeds)]
-        for first in range(0, len(missing), CHUNK)
+        for part in missing_parts(rows, item.setting, seeds, at_once=CHUNK)
     ]
     sizes = {k: v for k, v in (("training", training), ("held_out", held_out)) if v is not None}
     total, done, start = sum(len(part) for _, part in jobs), 0, time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dynamic_routing.studies.rows import Row, read_rows, rows_of, write_rows
 from dynamic_routing.studies.visual_picture import draw_study
 from dynamic_routing.studies.visual_plan import (
     BUDGETED,
@@ -16,15 +17,7 @@ from dynamic_routing.studies.visual_plan import (
     Item,
     run_plan,
 )
-from dynamic_routing.studies.visual_table import (
-    Difference,
-    Row,
-    read_rows,
-    rows_of,
-    summary,
-    to_markdown,
-    write_rows,
-)
+from dynamic_routing.studies.visual_table import COLUMNS, Difference, summary, to_markdown
 
 SUMMARY_FILE = "visual_summary.csv"
 PICTURE_FILE = "visual.png"
@@ -79,7 +72,7 @@ def report(output: Path, seeds: Sequence[int], *, plan: Sequence[Item] = PLAN) -
         seeds: those that count.
         plan: what to sum up.
     """
-    rows = read_rows(output / ROWS_FILE)
+    rows = read_rows(output / ROWS_FILE, COLUMNS)
     found = {item.label: rows_of(rows, item.setting, seeds) for item in plan}
     lines = [
         summary(item.part, item.label, found[item.label]) for item in plan if found[item.label]

@@ -7,10 +7,8 @@ from dataclasses import dataclass, fields
 from dynamic_routing.divdr.loss import NORM_POWERS, check_clusters
 from dynamic_routing.divdr.schedule import ClusteringSchedule
 from dynamic_routing.routing.budget import BudgetSchedule
+from dynamic_routing.studies.settings import METHODS
 from dynamic_routing.studies.visual_data import LABELS, SUBSETS
-
-METHODS = ("static", "oracle", "dr", "divdr")
-"""No gates; gates that know the subset; gates that learn; gates that learn with DivDR's loss."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class VisualSetting:
     """One setting, run with several seeds. ``divdr`` alone reads what is DivDR's.
 
     Attributes:
-        method: one of :data:`METHODS`.
+        method: one of :data:`~dynamic_routing.studies.settings.METHODS`.
         labels: one of :data:`~dynamic_routing.studies.visual_data.LABELS`.
         clusters: K; also how many clusters are looked for in the held-out activations.
         margin: alpha of the loss.

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-from dynamic_routing.files import write_atomically
+from dynamic_routing.studies.rows import Row, decimal, outcome_row
+from dynamic_routing.studies.visual_measures import VisualOutcome
 from dynamic_routing.studies.visual_settings import VisualSetting
-from dynamic_routing.studies.visual_training import VisualOutcome
 
-DECIMALS = 4
 SETTING_COLUMNS = tuple(field.name for field in fields(VisualSetting))
 OUTCOME_COLUMNS = (*(field.name for field in fields(VisualOutcome)), "ratio")
 COLUMNS = ("part", "label", *SETTING_COLUMNS, *OUTCOME_COLUMNS)
@@ -36,58 +32,11 @@ MARKDOWN = {
 }
 """Column -> its title and decimals in Markdown."""
 
-Row = dict[str, str]
-"""One line of the table, all columns as text."""
-
 
 def to_row(part: str, label: str, setting: VisualSetting, outcome: VisualOutcome) -> Row:
     """One line of the table; a number that does not exist is an empty text."""
-    row = {"part": part, "label": label, **setting.to_row()}
-    for name in OUTCOME_COLUMNS:
-        value = getattr(outcome, name)
-        row[name] = decimal(value) if isinstance(value, float) else str(value)
-    return row
-
-
-def read_rows(path: Path) -> list[Row]:
-    """All rows of a table; none if there is no file.
-
-    Raises:
-        ValueError: the file has other columns.
-    """
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path} has other columns than this version writes: move it away")
-        return list(reader)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
-    """Replace a table in one step."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(columns))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode("utf-8"))
-
-
-def rows_of(rows: Iterable[Row], setting: VisualSetting, seeds: Collection[int]) -> list[Row]:
-    """The rows of a setting with one of these seeds, in the order of seeds."""
-    wanted = setting.to_row()
-    found = [
-        row
-        for row in rows
-        if int(row["seed"]) in seeds and all(row[name] == wanted[name] for name in wanted)
-    ]
-    return sorted(found, key=lambda row: int(row["seed"]))
-
-
-def missing_seeds(rows: Iterable[Row], setting: VisualSetting, seeds: Sequence[int]) -> list[int]:
-    """Those of the seeds that a setting has no row for."""
-    done = {int(row["seed"]) for row in rows_of(rows, setting, seeds)}
-    return [seed for seed in seeds if seed not in done]
+    described = {"part": part, "label": label, **setting.to_row()}
+    return {**described, **outcome_row(outcome, OUTCOME_COLUMNS)}
 
 
 def numbers(rows: Iterable[Row], column: str) -> list[float]:
@@ -155,8 +104,3 @@ def to_markdown(lines: Sequence[Row]) -> str:
         low, high = line["kmacs_min_mean"], line["kmacs_max_mean"]
         table.append([*cells, f"{float(low):.0f}..{float(high):.0f}"])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
-
-
-def decimal(value: float) -> str:
-    """Four decimals; nothing for NaN."""
-    return "" if math.isnan(value) else f"{value:.{DECIMALS}f}"

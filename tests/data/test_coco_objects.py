@@ -8,7 +8,7 @@ from dynamic_routing.data.coco_objects import CROWDS, KINDS, crowd
 from dynamic_routing.data.coco_painter import Painter
 from dynamic_routing.data.coco_person import KEYPOINT_NAMES, person
 from dynamic_routing.data.coco_shapes import Shape, box, plain
-from dynamic_routing.data.scenes import PROFILES
+from dynamic_routing.data.profiles import PROFILES
 
 NAMES = [kind.name for kind in KINDS]
 

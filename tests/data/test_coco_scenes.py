@@ -9,7 +9,7 @@ from dynamic_routing.data.coco_categories import category_ids
 from dynamic_routing.data.coco_layout import LEAST_PIXELS
 from dynamic_routing.data.coco_objects import KINDS
 from dynamic_routing.data.coco_scenes import CocoObject, CocoScene, draw_coco_scene
-from dynamic_routing.data.scenes import PROFILES
+from dynamic_routing.data.profiles import PROFILES
 from dynamic_routing.data.tree import image_generator
 
 SIZE = (96, 144)

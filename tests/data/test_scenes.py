@@ -5,7 +5,8 @@ import pytest
 from cityscapesscripts.helpers.labels import name2label
 
 from dynamic_routing.data.canvas import polygon_area
-from dynamic_routing.data.scenes import PROFILES, Scene, draw_scene
+from dynamic_routing.data.profiles import PROFILES
+from dynamic_routing.data.scenes import Scene, draw_scene
 
 
 def scene(profile: str, seed: int = 0, size: tuple[int, int] = (64, 128)) -> Scene:

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dynamic_routing.engine.child_trainings import CONSOLE, ChildTrainings, last_line
+from dynamic_routing.engine.child_trainings import (
+    CONSOLE,
+    ChildTrainings,
+    last_line,
+    train_once,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,3 +110,21 @@ def test_last_line_skips_blank_ones(tmp_path):
     assert last_line(tmp_path / "log") == "two \ufffd"
     (tmp_path / "log").write_bytes(b"")
     assert last_line(tmp_path / "log") == "it printed nothing"
+
+
+def test_single_training_prints_into_its_folder(trainings, tmp_path):
+    folder = tmp_path / "runs" / "a"
+    for options in (["KEY", "1"], ["KEY", "2"]):  # without results it starts anew
+        train_once(tmp_path / "program.py", tmp_path / "c.yaml", folder, options)
+    assert (folder / CONSOLE).read_text() == f"--config-file {tmp_path}/c.yaml KEY 2\n"
+
+
+def test_single_training_that_has_results_is_not_done_again(trainings, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    train_once(tmp_path / "program.py", tmp_path / "c.yaml", tmp_path, ["fail"])
+    assert not (tmp_path / CONSOLE).exists()
+
+
+def test_failed_single_training_names_its_log(trainings, tmp_path):
+    with pytest.raises(RuntimeError, match=r"training failed \(log: .*/a/console\.txt\)"):
+        train_once(tmp_path / "program.py", tmp_path / "c.yaml", tmp_path / "a", ["fail"])

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 
 import numpy as np
 import pytest
 
-from dynamic_routing.evaluation.build import build_evaluator
 from dynamic_routing.evaluation.detection_scores import Hits
 from dynamic_routing.evaluation.image_scores import NOTHING, load_scores
+from tests.evaluation.scored import score
 from tests.evaluation.tiny_coco import IDS, coco_dataset, instances, noisy_predictions, registered
 from tests.evaluation.tiny_coco import rectangle as drawn
-
-
-def evaluate(name, pairs, folder):
-    evaluator = build_evaluator(name, folder, routed=False)
-    evaluator.reset()
-    for one_input, output in pairs:
-        evaluator.process([one_input], [output])
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.evaluate()
-    return folder / f"scores_{name}.json"
 
 
 def box_iou(a, b):
@@ -80,7 +68,7 @@ def test_scores_equal_counting_by_hand(tmp_path):
     dataset = without_crowds(8)
     pairs = noisy_predictions(dataset, seed=3)
     with registered(dataset, tmp_path) as name:
-        scores = load_scores(evaluate(name, pairs, tmp_path / "out"))
+        scores = load_scores(score(name, pairs, tmp_path / "out"))
     confusion = np.zeros((5, 5), dtype=int)
     for one_input, output in pairs:
         objects = [a for a in dataset["annotations"] if a["image_id"] == one_input["image_id"]]
@@ -104,7 +92,7 @@ def test_crowds_do_not_count(tmp_path):
     on_crowd = (crowd["bbox"], IDS.index(crowd["category_id"]), 0.9)
     pairs = [({"image_id": 100, "file_name": "0.jpg"}, {"instances": instances([on_crowd])})]
     with registered(dataset, tmp_path) as name:
-        scores = load_scores(evaluate(name, pairs, tmp_path / "out"))
+        scores = load_scores(score(name, pairs, tmp_path / "out"))
     assert math.isnan(scores.metrics["box_f1"][0]) and math.isnan(scores.metrics["mask_f1"][0])
     assert scores.confusion.sum() == 0
 
@@ -117,7 +105,7 @@ def test_model_that_finds_nothing_misses_every_object(tmp_path):
         for i in dataset["images"]
     ]
     with registered(dataset, tmp_path) as name:
-        scores = load_scores(evaluate(name, pairs, tmp_path / "out"))
+        scores = load_scores(score(name, pairs, tmp_path / "out"))
     assert scores.metrics["box_f1"].tolist() == [0.0, 0.0, 0.0]
     assert scores.confusion[:, -1].sum() == scores.confusion.sum() == 11  # 12, one a crowd
 
@@ -128,7 +116,7 @@ def test_weak_detections_do_not_count(tmp_path):
     for _, output in pairs:
         output["instances"].scores[:] = 0.4
     with registered(dataset, tmp_path) as name:
-        scores = load_scores(evaluate(name, pairs, tmp_path / "out"))
+        scores = load_scores(score(name, pairs, tmp_path / "out"))
     assert scores.metrics["mask_f1"].tolist() == [0.0, 0.0]
     assert scores.confusion[-1].sum() == 0
 
@@ -136,10 +124,10 @@ def test_weak_detections_do_not_count(tmp_path):
 def test_older_scores_do_not_stay_beside_newer_gates(tmp_path):
     dataset = coco_dataset(images=1)
     with registered(dataset, tmp_path) as name:
-        path = evaluate(name, noisy_predictions(dataset), tmp_path / "out")
+        path = score(name, noisy_predictions(dataset), tmp_path / "out")
         assert path.is_file()
         nameless = [({"image_id": 100}, output) for _, output in noisy_predictions(dataset)]
-        evaluate(name, nameless, tmp_path / "out")
+        score(name, nameless, tmp_path / "out")
     assert not path.exists()
 
 

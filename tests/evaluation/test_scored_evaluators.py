@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import warnings
 
 import numpy as np
@@ -12,9 +10,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from PIL import Image
 
-from dynamic_routing.evaluation.build import build_evaluator
 from dynamic_routing.evaluation.image_scores import ImageScores, load_scores
 from dynamic_routing.evaluation.scored_evaluators import ScoredEvaluators
+from tests.evaluation.scored import score
 from tests.evaluation.tiny_coco import coco_dataset, noisy_predictions, registered
 
 
@@ -48,19 +46,9 @@ def joined(rank, folder):
     comm.create_local_process_group(2)
 
 
-def feed(name, pairs, folder):
-    evaluator = build_evaluator(name, folder, routed=False)
-    evaluator.reset()
-    for one_input, output in pairs:
-        evaluator.process([one_input], [output])
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluator.evaluate()
-    return folder / f"scores_{name}.json"
-
-
 def _half(rank, name, pairs, folder):
     joined(rank, folder)
-    feed(name, pairs[rank::2], folder)
+    score(name, pairs[rank::2], folder)
     torch.distributed.destroy_process_group()
 
 
@@ -79,7 +67,7 @@ def test_two_processes_score_detections_as_one(tmp_path):
     dataset = coco_dataset(images=5)
     pairs = noisy_predictions(dataset)
     with registered(dataset, tmp_path) as name:
-        one = feed(name, pairs, tmp_path / "one")
+        one = score(name, pairs, tmp_path / "one")
         two = in_two(name, pairs, tmp_path / "two")
         assert len(load_scores(one)) == 5 and one.read_bytes() == two.read_bytes()
 
@@ -99,7 +87,7 @@ def test_two_processes_score_label_maps_as_one(tmp_path):
         evaluator_type="sem_seg", stuff_classes=["a", "b", "c"], ignore_label=255
     )
     try:
-        one = feed(name, pairs, tmp_path / "one")
+        one = score(name, pairs, tmp_path / "one")
         two = in_two(name, pairs, tmp_path / "two")
         assert load_scores(one).confusion.sum() == 5 * 8 * 12
         assert one.read_bytes() == two.read_bytes()

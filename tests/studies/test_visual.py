@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from dynamic_routing.studies import visual_plan
+from dynamic_routing.studies.rows import read_rows
 from dynamic_routing.studies.visual_data import (
     CLASSES,
     LABELS,
@@ -19,18 +21,13 @@ from dynamic_routing.studies.visual_data import (
     label_of,
 )
 from dynamic_routing.studies.visual_network import Ensemble, TableGate, VisualNetwork
-from dynamic_routing.studies.visual_plan import Item, run_plan
+from dynamic_routing.studies.visual_plan import EVALUATION_SEEDS, PLAN, QUESTIONS, Item, run_plan
+from dynamic_routing.studies.visual_report import ROWS_FILE, SUMMARY_FILE, report
 from dynamic_routing.studies.visual_settings import VisualSetting
-from dynamic_routing.studies.visual_table import (
-    COLUMNS,
-    Difference,
-    read_rows,
-    summary,
-    to_markdown,
-    write_rows,
-)
-from dynamic_routing.studies.visual_training import accuracy_numbers, train
+from dynamic_routing.studies.visual_table import COLUMNS, Difference, summary, to_markdown
+from dynamic_routing.studies.visual_training import train
 
+COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "study"
 TINY = VisualSetting("divdr", layers=2, iterations=6, start=2, period=2)
 SIZES = {"training": 24, "held_out": 12}
 
@@ -169,15 +166,6 @@ def test_training_moves_the_weights_and_the_running_statistics() -> None:
         assert not torch.equal(changed[0][name], changed[1][name]), name
 
 
-def test_mean_iou_against_a_count_by_hand() -> None:
-    targets = torch.tensor([[[0, 0, 1], [1, 2, 3]]])
-    classes = torch.tensor([[[0, 1, 1], [1, 2, 0]]])
-    numbers = accuracy_numbers(classes, targets)
-    assert numbers["miou"] == pytest.approx((1 / 3 + 2 / 3 + 1 + 0) / 4)
-    assert numbers["pixel_accuracy"] == pytest.approx(4 / 6)
-    assert numbers["object_accuracy"] == pytest.approx(3 / 4)
-
-
 # Table
 
 
@@ -199,14 +187,8 @@ def test_a_finished_row_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert trained == []
     run_plan(path, [1, 2], plan=plan[:1], say=said.append, **SIZES)
     assert trained == [("static", [2])]
-    assert len(read_rows(path)) == 3
+    assert len(read_rows(path, COLUMNS)) == 3
     assert "minutes left" in said[-1]
-
-
-def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.csv", [{"a": "1"}], ["a"])
-    with pytest.raises(ValueError, match="other columns"):
-        read_rows(tmp_path / "rows.csv")
 
 
 def _row(seed: int, **columns: str) -> dict[str, str]:
@@ -228,3 +210,9 @@ def test_summary_and_markdown_leave_out_what_does_not_exist() -> None:
     assert (line["miou_mean"], line["recovery_mean"]) == ("0.6000", "")
     line |= {"kmacs_min_mean": "1", "kmacs_max_mean": "2"}
     assert "| static | 2 | - | 0.600 ± 0.141 |" in to_markdown([line])
+
+
+def test_committed_summary_follows_from_the_committed_rows(tmp_path: Path) -> None:
+    shutil.copy(COMMITTED / ROWS_FILE, tmp_path)
+    report(tmp_path, EVALUATION_SEEDS, plan=[*PLAN, *QUESTIONS])
+    assert (tmp_path / SUMMARY_FILE).read_bytes() == (COMMITTED / SUMMARY_FILE).read_bytes()

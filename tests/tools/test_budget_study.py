@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -38,7 +39,7 @@ def study(tmp_path, monkeypatch):
         return SimpleNamespace(returncode=found.status)
 
     monkeypatch.setenv("DETECTRON2_DATASETS", "")
-    monkeypatch.setattr(budget_study.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(budget_study, "COUNTS", {"train": 1, "val": 1})
     monkeypatch.setattr(budget_study, "full_cost", lambda config: CEILING)
     return found

@@ -7,8 +7,9 @@ import pytest
 
 from dynamic_routing.studies import questions
 from dynamic_routing.studies.questions import Question, Variant
+from dynamic_routing.studies.rows import read_rows
 from dynamic_routing.studies.settings import Setting
-from dynamic_routing.studies.summary import read_rows
+from dynamic_routing.studies.summary import COLUMNS
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_question_gets_its_table_and_runs_once(short, tmp_path, capsys):
     arguments = ["--part", "toy", "--question", "short", "--output", str(tmp_path)]
     assert controlled_study.main(arguments) == 0
     runs = (tmp_path / "toy_runs.csv").read_bytes()
-    assert len(read_rows(tmp_path / "toy_runs.csv")) == 4
+    assert len(read_rows(tmp_path / "toy_runs.csv", COLUMNS)) == 4
     table = (tmp_path / "toy_short.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in table[1:]] == [["static", "2"], ["oracle", "2"]]
     printed = capsys.readouterr()
@@ -42,7 +43,7 @@ def test_question_gets_its_table_and_runs_once(short, tmp_path, capsys):
 def test_other_seeds_are_added(short, tmp_path):
     arguments = ["--output", str(tmp_path), "--seeds", "7"]
     assert controlled_study.main(arguments) == 0
-    assert [row["seed"] for row in read_rows(tmp_path / "toy_runs.csv")] == ["7", "7"]
+    assert [row["seed"] for row in read_rows(tmp_path / "toy_runs.csv", COLUMNS)] == ["7", "7"]
 
 
 def test_unknown_question_is_refused(tmp_path):
