@@ -11,7 +11,6 @@ and every seed, and writes results.csv. A finished run is not done again.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 from pathlib import Path
@@ -78,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["DETECTRON2_DATASETS"] = str(output / "data")
 
     from dynamic_routing.data.cityscapes import generate_cityscapes
+    from dynamic_routing.studies.rows import write_rows
 
     generate_cityscapes(output / "data", counts=COUNTS, size=(96, 192), seed=1)
     ceiling = full_cost(CONFIG)
@@ -88,10 +88,7 @@ def main(argv: list[str] | None = None) -> int:
             results = train(target, seed, output / f"share{share:g}_seed{seed}")
             rows.append(row_of(share, seed, target, results))
             print(rows[-1], flush=True)
-    with (output / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(output / "results.csv", rows, list(rows[0]))
     missed = [r for r in rows if abs(r["deviation_percent"]) > 100 * TOLERANCE]
     print(f"{len(rows) - len(missed)} of {len(rows)} runs within {TOLERANCE:.0%} of their target")
     return 1 if missed else 0

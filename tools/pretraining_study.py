@@ -13,7 +13,6 @@ finished run is not done again.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from dynamic_routing.analysis.run_folder import results_of
 from dynamic_routing.data.cityscapes import generate_cityscapes
 from dynamic_routing.data.patches import generate_patches
 from dynamic_routing.engine.child_trainings import train_once
+from dynamic_routing.studies.rows import write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 PRETRAINING = ROOT / "configs" / "quick" / "dr_raw_imagenet.yaml"
@@ -83,10 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"pretraining_study.py: error: {error}", file=sys.stderr)
         return 2
-    with (output / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(output / "results.csv", rows, list(rows[0]))
     gains = [row["gain"] for row in rows]
     print(f"gain of pre-training: {sum(gains) / len(gains):+.2f} mIoU on average of {len(gains)}")
     return int(min(gains) <= 0)

@@ -48,7 +48,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         return list(reader)
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
     """Replace a table in one step.
 
     Raises:
