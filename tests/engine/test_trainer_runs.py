@@ -124,6 +124,12 @@ def test_run_killed_before_its_first_checkpoint_does_not_go_on_with_an_earlier_o
     assert same(whole.model.state_dict(), resumed.model.state_dict())
 
 
+def test_checkpoint_period_0_writes_one_checkpoint_at_the_end(tmp_path):
+    short_training(tmp_path, "SOLVER.CHECKPOINT_PERIOD", "0", "SOLVER.MAX_ITER", "3")
+    assert [p.name for p in tmp_path.glob("model_0*")] == []
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_resume_of_a_finished_run_adds_no_iteration(tmp_path):
     short_training(tmp_path, "SOLVER.MAX_ITER", "3")
     again = short_training(tmp_path, "SOLVER.MAX_ITER", "3", resume=True)
