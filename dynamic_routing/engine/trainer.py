@@ -136,7 +136,8 @@ class Trainer(DefaultTrainer):
     def after_train(self) -> None:
         """Evaluate for the last time and close the files; after a failure, the latter only."""
         if self.iter >= self.max_iter:
-            self.iter = self.max_iter  # one more, where there was nothing left to do
+            # One more, where there was nothing left to do; past the end, where that was lowered.
+            self.iter = max(self.max_iter, self.start_iter)
             super().after_train()
             return
         self.storage.iter = self.iter

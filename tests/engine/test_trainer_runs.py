@@ -136,6 +136,15 @@ def test_resume_of_a_finished_run_adds_no_iteration(tmp_path):
     assert again.iter == again.storage.iter == 3
 
 
+def test_max_iter_below_what_is_done_rewrites_no_earlier_iteration(tmp_path):
+    whole = short_training(tmp_path, "SOLVER.MAX_ITER", "5")
+    before = (tmp_path / "model_final.pth").read_bytes()
+    lowered = short_training(tmp_path, "SOLVER.MAX_ITER", "3", resume=True)
+    assert lowered.iter == lowered.storage.iter == 5
+    assert same(whole.model.state_dict(), lowered.model.state_dict())
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+
+
 def test_seed_that_was_chosen_is_taken_up(tmp_path):
     def seed_of(*, resume):
         trainer = short_training(
