@@ -82,10 +82,10 @@ def run(args: argparse.Namespace) -> None:
 
 def train_or_evaluate(args: argparse.Namespace) -> None:
     """What the command line asks for; writes ``results.json``."""
-    cfg = setup(args)
     if not os.environ.get(DEBUG_VARIABLE):
         logging.getLogger("detectron2.engine.train_loop").addFilter(OneLineErrors())
         logging.raiseExceptions = False  # a full disk: no traceback for each line of the log
+    cfg = setup(args)
     if args.eval_only:
         results = evaluate_checkpoint(cfg)
     else:
