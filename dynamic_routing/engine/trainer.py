@@ -35,6 +35,7 @@ from dynamic_routing.engine.solver import (
     build_lr_scheduler,
     build_optimizer,
     full_model_clip_norm,
+    kept_settings_named,
 )
 from dynamic_routing.engine.train_loader import TrainLoader
 from dynamic_routing.engine.train_step import TrainStep
@@ -107,7 +108,8 @@ class Trainer(DefaultTrainer):
                 self.cfg.OUTPUT_DIR,
             )
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
-        super().resume_or_load(resume)
+        with kept_settings_named(self.optimizer):
+            super().resume_or_load(resume)
         if self.start_iter >= self.max_iter:
             logger.info("the run in %s is already complete", self.cfg.OUTPUT_DIR)
 
@@ -136,8 +138,7 @@ class Trainer(DefaultTrainer):
     def after_train(self) -> None:
         """Evaluate for the last time and close the files; after a failure, the latter only."""
         if self.iter >= self.max_iter:
-            # One more, where there was nothing left to do; past the end, where that was lowered.
-            self.iter = max(self.max_iter, self.start_iter)
+            self.iter = max(self.max_iter, self.start_iter)  # was one more with nothing left to do
             super().after_train()
             return
         self.storage.iter = self.iter

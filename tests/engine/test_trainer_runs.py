@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -143,6 +144,19 @@ def test_max_iter_below_what_is_done_rewrites_no_earlier_iteration(tmp_path):
     assert lowered.iter == lowered.storage.iter == 5
     assert same(whole.model.state_dict(), lowered.model.state_dict())
     assert (tmp_path / "model_final.pth").read_bytes() == before
+
+
+def test_resumed_run_keeps_its_learning_rate_and_says_so(tmp_path, caplog):
+    short_training(tmp_path, "SOLVER.MAX_ITER", "3")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="dynamic_routing.engine.solver"):
+        same_again = short_training(tmp_path, "SOLVER.MAX_ITER", "4", resume=True)
+        assert caplog.messages == []
+        other = ("SOLVER.MAX_ITER", "5", "SOLVER.BASE_LR", "0.5", "SOLVER.MOMENTUM", "0.1")
+        changed = short_training(tmp_path, *other, resume=True)
+    assert changed.scheduler.base_lrs == same_again.scheduler.base_lrs
+    (line,) = caplog.messages
+    assert "SOLVER.BASE_LR, SOLVER.MOMENTUM" in line and "without --resume" in line
 
 
 def test_seed_that_was_chosen_is_taken_up(tmp_path):
