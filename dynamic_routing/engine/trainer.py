@@ -123,6 +123,9 @@ class Trainer(DefaultTrainer):
             self.data_loader.seed = self._seeds.seed
             self.data_loader.start = self.start_iter
         logger.info("seed %d", self._seeds.seed)
+        self.cfg.defrost()
+        self.cfg.SEED = self._seeds.seed  # of the run that is resumed; config.yaml shall say so
+        self.cfg.freeze()
         return super().train()
 
     def before_train(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage, JSONWriter
 
@@ -164,6 +165,8 @@ def test_seed_that_was_chosen_is_taken_up(tmp_path):
         trainer = short_training(
             tmp_path, "SEED", "-1", "SOLVER.MAX_ITER", "7", resume=resume, killed_at=6
         )
+        stored = CfgNode.load_cfg((tmp_path / "config.yaml").read_text())
+        assert stored.SEED == trainer._seeds.seed
         return trainer._seeds.seed
 
     first = seed_of(resume=False)
