@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of the papers' recipe (Li et al. 2020, Sec. 4.1)."""
+"""Optimiser, precision and schedule of the papers' recipe (Li et al. 2020, Sec. 4.1)."""
 
 from __future__ import annotations
 
@@ -111,6 +111,14 @@ def scale_learning_rate(cfg: CfgNode) -> None:
         solver.IMS_PER_BATCH,
         reference,
     )
+
+
+def autocast_dtype(cfg: CfgNode, on_gpu: bool) -> torch.dtype | None:
+    """Mixed precision that SOLVER.AMP asks for, or None. float16 comes with a scaled loss."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    chosen = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return chosen.get(cfg.SOLVER.AMP.DTYPE, torch.float16 if on_gpu else torch.bfloat16)
 
 
 @contextmanager

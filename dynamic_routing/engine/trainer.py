@@ -32,6 +32,7 @@ from dynamic_routing.engine.parallel import share_statistics, unwrapped
 from dynamic_routing.engine.randomness import StepSeeds, chosen_seed
 from dynamic_routing.engine.run_files import build_writers, write_config
 from dynamic_routing.engine.solver import (
+    autocast_dtype,
     build_lr_scheduler,
     build_optimizer,
     full_model_clip_norm,
@@ -267,14 +268,6 @@ def is_routed(cfg: CfgNode) -> bool:
     from detectron2.modeling import META_ARCH_REGISTRY
 
     return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), RoutingMixin)
-
-
-def autocast_dtype(cfg: CfgNode, on_gpu: bool) -> torch.dtype | None:
-    """Mixed precision that SOLVER.AMP asks for, or None. float16 comes with a scaled loss."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    chosen = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    return chosen.get(cfg.SOLVER.AMP.DTYPE, torch.float16 if on_gpu else torch.bfloat16)
 
 
 def evaluate_checkpoint(cfg: CfgNode) -> Any:
