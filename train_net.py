@@ -64,7 +64,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         newest = RoutingCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR).newest_readable()
         cfg.MODEL.WEIGHTS = newest or cfg.MODEL.WEIGHTS
     scale_learning_rate(cfg)
-    fit_to_processes(cfg, comm.get_world_size())
+    fit_to_processes(cfg, comm.get_world_size(), training=not args.eval_only)
     cfg.freeze()
     return cfg
 
@@ -82,10 +82,10 @@ def run(args: argparse.Namespace) -> None:
 
 def train_or_evaluate(args: argparse.Namespace) -> None:
     """What the command line asks for; writes ``results.json``."""
-    cfg = setup(args)
     if not os.environ.get(DEBUG_VARIABLE):
         logging.getLogger("detectron2.engine.train_loop").addFilter(OneLineErrors())
         logging.raiseExceptions = False  # a full disk: no traceback for each line of the log
+    cfg = setup(args)
     if args.eval_only:
         results = evaluate_checkpoint(cfg)
     else:
@@ -110,7 +110,8 @@ def main(argv: list[str] | None = None) -> int:
         processes = processes_to_start(args, cfg)
         if processes > 1:
             prepare_datasets(cfg)
-            fit_to_processes(cfg, processes * args.num_machines)
+            world_size = processes * args.num_machines
+            fit_to_processes(cfg, world_size, training=not args.eval_only)
         launch(
             run,
             args,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
@@ -403,3 +404,18 @@ def test_published_config_refuses_to_start_without_its_weights(data, tmp_path):
     done = subprocess_of(data, "--config-file", file, "OUTPUT_DIR", tmp_path)
     assert done.returncode == 2
     assert Path("output/imagenet/dr_raw_l16/model_final.pth").name in done.stderr
+
+
+def test_log_on_a_full_disk_is_no_traceback_from_its_first_line_on(
+    capsys, data, tmp_path, monkeypatch
+):
+    """Python prints one for each line that a handler cannot write, unless it is told not to."""
+
+    def first_lines(*_arguments, **_keywords):
+        raise OSError(errno.ENOSPC, f"No space left, told: {logging.raiseExceptions}")
+
+    monkeypatch.setattr(train_net, "set_up_process", first_lines)
+    monkeypatch.delenv(train_net.DEBUG_VARIABLE, raising=False)
+    assert call(data, "--config-file", QUICK, *SMALL, *CROP, "OUTPUT_DIR", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "told: False" in said

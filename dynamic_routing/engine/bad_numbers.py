@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from dynamic_routing.engine.checkpoint_history import TAG
 from dynamic_routing.files import write_json
 from dynamic_routing.routing import Routes, record_routes
 
@@ -54,11 +55,14 @@ class BadNumbersGuard:
         with record_routes(model) as routes:
             step = _Step(self._path, model, optimizer, iteration=iteration, routes=routes)
             handles = [
+                model.register_forward_pre_hook(step.look_at_batch),
                 model.register_forward_hook(step.look_at_losses),
                 optimizer.register_step_pre_hook(step.look_at_gradients),
             ]
             try:
                 yield
+            except FloatingPointError:  # Detectron2's RPN looks for itself
+                step.stop(cause="prediction")
             finally:
                 for handle in handles:
                     handle.remove()
@@ -84,12 +88,15 @@ class _Step:
         self._losses: dict[str, float | str] = {}
         self._names: list[str] = []
 
-    def look_at_losses(self, _module: nn.Module, inputs: tuple[Any, ...], losses: Any) -> None:
+    def look_at_batch(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """A hook of the model before its forward."""
+        self._names += _names(inputs[0]) if inputs else []
+
+    def look_at_losses(self, _module: nn.Module, _inputs: tuple[Any, ...], losses: Any) -> None:
         """A forward hook of the model in training."""
         if not isinstance(losses, Mapping):
             return
         self._losses = {name: _readable(loss) for name, loss in losses.items()}
-        self._names += _names(inputs[0]) if inputs else []
         # One number to wait for; it is bad if any loss is, or if together they are too large.
         total = sum(losses.values(), torch.zeros(()))
         self._stop_if(not is_finite(total), cause="loss")
@@ -98,18 +105,35 @@ class _Step:
         """A hook of the optimiser before its step."""
         self._stop_if(not finite_gradients(self._optimizer), cause="gradient")
 
+    def stop(self, *, cause: str) -> NoReturn:
+        """Write what all processes know and raise, in all of them at the same place.
+
+        Raises:
+            BadNumbersError: always.
+        """
+        anywhere(True, self._model)  # the others ask in look_at_losses
+        self._raise(cause=cause)
+
     def _stop_if(self, bad: bool, *, cause: str) -> None:
-        """Write what all processes know and raise, if it is bad in any."""
-        if not anywhere(bad, self._model):
-            return
+        """Stop if it is bad in any process."""
+        if anywhere(bad, self._model):
+            self._raise(cause=cause)
+
+    def _raise(self, *, cause: str) -> NoReturn:
+        """Write the post-mortem and raise."""
         reports = comm.gather(self._report())
         if comm.is_main_process():
             about = {"iteration": self._iteration, "cause": cause, "processes": reports}
             write_json(self._path, about)
+        kept = "There is no checkpoint yet"
+        if (self._path.parent / TAG).is_file():
+            kept = (
+                "The last checkpoint is kept; --resume goes on from there, to the same end unless "
+                "something is changed"
+            )
         raise BadNumbersError(
             f"iteration {self._iteration}: a {cause} is NaN or infinite; {self._path} says more. "
-            "The last checkpoint is kept; --resume goes on from there, to the same end unless "
-            "something is changed (a lower SOLVER.BASE_LR or loss weight may help)"
+            + kept
         )
 
     def _report(self) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from dynamic_routing.routing import RoutingNetwork
 GATE_RULES = ("activation", "small gate")
 """Rules of a network that may change between pre-training and training."""
 
+TRAINER = "trainer"
+"""Where a checkpoint keeps iteration, optimiser, schedule and what the hooks remember."""
+
 
 class RoutingCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, but safe.
@@ -120,11 +123,25 @@ class RoutingCheckpointer(DetectionCheckpointer):
         Args:
             path: weights of a run that starts anew.
             resume: whether to continue the run, if there is one.
+
+        Raises:
+            CheckpointError: what is to be resumed holds weights only, or a state of no training.
         """
         newest = self.newest_readable() if resume else ""
-        if newest:
+        if not newest:
+            return self.load(path, checkpointables=[])
+        if TRAINER in self.checkpointables and TRAINER not in self._load_file(newest):
+            raise CheckpointError(
+                f"{newest} holds weights and no state of a training: start from it with "
+                f"MODEL.WEIGHTS {newest}, without --resume"
+            )
+        try:
             return self.load(newest)
-        return self.load(path, checkpointables=[])
+        except (AttributeError, LookupError, TypeError) as error:
+            kind = f"{type(error).__name__} {error}"
+            raise CheckpointError(
+                f"{newest} holds a state that is of no training: {kind}"
+            ) from error
 
     def routing_rules(self) -> dict[str, dict[str, Any]]:
         """What decides the results of each routing network without being a tensor."""

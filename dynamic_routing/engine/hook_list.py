@@ -56,7 +56,9 @@ def build_hooks(
         SharedStatistics(model, period=cfg.SOLVER.CHECKPOINT_PERIOD),
     ]
     if comm.is_main_process():
-        found.append(hooks.PeriodicCheckpointer(trainer.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+        # 0: at the end only, by a period that does not come.
+        period = cfg.SOLVER.CHECKPOINT_PERIOD or cfg.SOLVER.MAX_ITER + 1
+        found.append(hooks.PeriodicCheckpointer(trainer.checkpointer, period))
     found += _evaluation(trainer, model)
     return [hook for hook in found if hook is not None]
 

@@ -52,23 +52,19 @@ def processes_to_start(args: argparse.Namespace, cfg: CfgNode) -> int:
     return max(args.num_gpus, args.num_processes)
 
 
-def fit_to_processes(cfg: CfgNode, world_size: int) -> None:
+def fit_to_processes(cfg: CfgNode, world_size: int, *, training: bool = True) -> None:
     """Check the batch against the number of processes and replace norms that need GPUs, in place.
+
+    Args:
+        cfg: not frozen.
+        world_size: processes of the job.
+        training: an evaluation has no use for the batch, which may then be any.
 
     Raises:
         ValueError: a batch that cannot be shared evenly.
     """
-    solver = cfg.SOLVER
-    images, steps = solver.IMS_PER_BATCH, solver.ACCUMULATION_STEPS
-    if images % world_size:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {images} must be a multiple of the {world_size} processes"
-        )
-    if images // world_size < steps:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {images} gives each of {world_size} processes "
-            f"{images // world_size} images, too few for SOLVER.ACCUMULATION_STEPS {steps}"
-        )
+    if training:
+        _check_batch(cfg, world_size)
     if world_size == 1 or cfg.MODEL.DEVICE != "cpu":
         return
     replaced = [key for key, node in _norms(cfg.MODEL, "MODEL.") if node.NORM == SYNC_NORM]
@@ -81,6 +77,20 @@ def fit_to_processes(cfg: CfgNode, world_size: int) -> None:
             SYNC_NORM,
             world_size,
             GLOO_SYNC_NORM,
+        )
+
+
+def _check_batch(cfg: CfgNode, world_size: int) -> None:
+    """Whether each process gets the same number of images, and at least one a part."""
+    images, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS
+    if images % world_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {images} must be a multiple of the {world_size} processes"
+        )
+    if images // world_size < steps:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {images} gives each of {world_size} processes "
+            f"{images // world_size} images, too few for SOLVER.ACCUMULATION_STEPS {steps}"
         )
 
 

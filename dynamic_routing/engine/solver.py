@@ -1,8 +1,10 @@
-"""Optimiser and learning-rate schedule of the papers' recipe (Li et al. 2020, Sec. 4.1)."""
+"""Optimiser, precision and schedule of the papers' recipe (Li et al. 2020, Sec. 4.1)."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
@@ -23,6 +25,13 @@ FULL_MODEL = "full_model"
 
 POLY = "WarmupPolyLR"
 """``SOLVER.LR_SCHEDULER_NAME`` of the polynomial schedule."""
+
+BUILT_WITH = {
+    "initial_lr": "SOLVER.BASE_LR",
+    "weight_decay": "SOLVER.WEIGHT_DECAY",
+    "momentum": "SOLVER.MOMENTUM",
+}
+"""What a checkpoint's optimiser brings back with it, and the keys that asked for it."""
 
 
 def gate_parameter_names(model: nn.Module) -> set[str]:
@@ -102,3 +111,32 @@ def scale_learning_rate(cfg: CfgNode) -> None:
         solver.IMS_PER_BATCH,
         reference,
     )
+
+
+def autocast_dtype(cfg: CfgNode, on_gpu: bool) -> torch.dtype | None:
+    """Mixed precision that SOLVER.AMP asks for, or None. float16 comes with a scaled loss."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    chosen = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return chosen.get(cfg.SOLVER.AMP.DTYPE, torch.float16 if on_gpu else torch.bfloat16)
+
+
+@contextmanager
+def kept_settings_named(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Inside, a checkpoint may be loaded: names the keys of the config that then do not count."""
+    wanted = _built_with(optimizer)
+    yield
+    found = _built_with(optimizer)
+    kept = [key for key in wanted if wanted[key] != found[key]]
+    if kept:
+        logger.warning(
+            "the run goes on with what its optimiser was built with, not with the config's %s: to "
+            "change that, start from the checkpoint with MODEL.WEIGHTS, without --resume",
+            ", ".join(kept),
+        )
+
+
+def _built_with(optimizer: torch.optim.Optimizer) -> dict[str, list[float]]:
+    """The numbers of :data:`BUILT_WITH`, by key, one for each group of parameters."""
+    groups = optimizer.param_groups
+    return {key: [g[name] for g in groups if name in g] for name, key in BUILT_WITH.items()}

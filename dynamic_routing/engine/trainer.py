@@ -32,9 +32,11 @@ from dynamic_routing.engine.parallel import share_statistics, unwrapped
 from dynamic_routing.engine.randomness import StepSeeds, chosen_seed
 from dynamic_routing.engine.run_files import build_writers, write_config
 from dynamic_routing.engine.solver import (
+    autocast_dtype,
     build_lr_scheduler,
     build_optimizer,
     full_model_clip_norm,
+    kept_settings_named,
 )
 from dynamic_routing.engine.train_loader import TrainLoader
 from dynamic_routing.engine.train_step import TrainStep
@@ -107,7 +109,8 @@ class Trainer(DefaultTrainer):
                 self.cfg.OUTPUT_DIR,
             )
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
-        super().resume_or_load(resume)
+        with kept_settings_named(self.optimizer):
+            super().resume_or_load(resume)
         if self.start_iter >= self.max_iter:
             logger.info("the run in %s is already complete", self.cfg.OUTPUT_DIR)
 
@@ -121,6 +124,9 @@ class Trainer(DefaultTrainer):
             self.data_loader.seed = self._seeds.seed
             self.data_loader.start = self.start_iter
         logger.info("seed %d", self._seeds.seed)
+        self.cfg.defrost()
+        self.cfg.SEED = self._seeds.seed  # of the run that is resumed; config.yaml shall say so
+        self.cfg.freeze()
         return super().train()
 
     def before_train(self) -> None:
@@ -136,7 +142,7 @@ class Trainer(DefaultTrainer):
     def after_train(self) -> None:
         """Evaluate for the last time and close the files; after a failure, the latter only."""
         if self.iter >= self.max_iter:
-            self.iter = self.max_iter  # one more, where there was nothing left to do
+            self.iter = max(self.max_iter, self.start_iter)  # was one more with nothing left to do
             super().after_train()
             return
         self.storage.iter = self.iter
@@ -262,14 +268,6 @@ def is_routed(cfg: CfgNode) -> bool:
     from detectron2.modeling import META_ARCH_REGISTRY
 
     return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), RoutingMixin)
-
-
-def autocast_dtype(cfg: CfgNode, on_gpu: bool) -> torch.dtype | None:
-    """Mixed precision that SOLVER.AMP asks for, or None. float16 comes with a scaled loss."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    chosen = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    return chosen.get(cfg.SOLVER.AMP.DTYPE, torch.float16 if on_gpu else torch.bfloat16)
 
 
 def evaluate_checkpoint(cfg: CfgNode) -> Any:

@@ -29,7 +29,7 @@ EVALUATED = ("model", "ema", "both")
 """Values of MODEL.EMA.EVALUATE."""
 
 MAX_SEED = 2**32 - 1
-"""The largest seed that scikit-learn takes."""
+"""The largest seed that scikit-learn and NumPy take."""
 
 
 def config_problems(cfg: CfgNode) -> Iterator[str]:
@@ -42,6 +42,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _lengths(cfg)
     yield from _average(cfg)
     yield from _precision(cfg)
+    yield from _run(cfg)
 
 
 def _names(cfg: CfgNode) -> Iterator[str]:
@@ -204,6 +205,20 @@ def _precision(cfg: CfgNode) -> Iterator[str]:
         yield f"SOLVER.AMP.DTYPE {name!r} is unknown; allowed: {', '.join(allowed)}"
     if cfg.SOLVER.AMP.ENABLED and name == "float16" and cfg.MODEL.DEVICE == "cpu":
         yield "SOLVER.AMP.DTYPE float16 needs a GPU; on the CPU there is bfloat16"
+
+
+def _run(cfg: CfgNode) -> Iterator[str]:
+    """What a run needs besides its model."""
+    for key, value in (
+        ("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD),
+        ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS),
+    ):
+        if value < 0:
+            yield f"{key} must be at least 0, got {value}"
+    if cfg.SEED > MAX_SEED:
+        yield f"SEED must be at most {MAX_SEED}, got {cfg.SEED}"
+    if not cfg.OUTPUT_DIR:  # Detectron2 would train and write no checkpoint at all
+        yield "OUTPUT_DIR is empty: it must name a folder, else a run could keep nothing"
 
 
 def _lengths(cfg: CfgNode) -> Iterator[str]:

@@ -18,6 +18,7 @@ from dynamic_routing.engine.bad_numbers import (
     bad_tensors,
     gate_statistics,
 )
+from dynamic_routing.engine.checkpoint_history import TAG
 from tests.engine.divdr_training import short_training
 from tests.engine.poisoned import poisoned_training, stop_together
 
@@ -45,6 +46,13 @@ class SquareRoot(Toy):
 
     def forward(self, batch):
         return {"loss_root": (self.w * 0).sqrt().sum()}
+
+
+class Looks(Toy):
+    """Finds bad numbers itself and says so before it has losses, as Detectron2's RPN does."""
+
+    def forward(self, batch):
+        raise FloatingPointError("Predicted boxes contain Inf/NaN.")
 
 
 def step(folder, model, x, *, scaler=None):
@@ -99,6 +107,23 @@ def test_bad_gradient_stops_before_the_weights_change(tmp_path):
     assert process["file_names"] == ["a/b.png"]
 
 
+def test_what_the_model_finds_itself_is_a_post_mortem_as_well(tmp_path):
+    model = Looks()
+    with pytest.raises(BadNumbersError, match="iteration 7: a prediction is NaN or infinite"):
+        step(tmp_path, model, 1.0)
+    found = report(tmp_path)
+    assert found["cause"] == "prediction" and found["processes"][0]["file_names"] == ["a/b.png"]
+    assert not model._forward_hooks and not model._forward_pre_hooks
+
+
+def test_message_promises_a_checkpoint_only_where_there_is_one(tmp_path):
+    with pytest.raises(BadNumbersError, match="There is no checkpoint yet$"):
+        step(tmp_path, Toy(), math.nan)
+    (tmp_path / TAG).write_text("model_0000001.pth")
+    with pytest.raises(BadNumbersError, match="The last checkpoint is kept; --resume goes on"):
+        step(tmp_path, Toy(), math.nan)
+
+
 def test_large_gradients_are_no_bad_ones(tmp_path):
     """Their squares are infinite in float32."""
     model = Toy()
@@ -120,7 +145,8 @@ def test_good_steps_pass_and_leave_no_hook(tmp_path):
         model.zero_grad()
         step(tmp_path, model, 1.0)
     assert torch.allclose(model.w, torch.full((3,), 0.7))
-    assert not model._forward_hooks and list(tmp_path.iterdir()) == []
+    assert not model._forward_hooks and not model._forward_pre_hooks
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_number_of_another_process_stops_this_one(tmp_path, monkeypatch):

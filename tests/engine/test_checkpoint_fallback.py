@@ -164,3 +164,21 @@ def test_unreadable_best_checkpoint_is_replaced_by_the_next(run, caplog):
     )
     hook.after_step()
     assert writer.stored_metric(BEST) == 3.5
+
+
+def test_weights_alone_are_no_run_to_resume(run):
+    path = run / f"{NAMES[2]}.pth"
+    torch.save({"model": torch.load(path)["model"]}, path)
+    with pytest.raises(CheckpointError, match="weights.*MODEL.WEIGHTS .*, without --resume"):
+        resumed(run)
+
+
+@pytest.mark.parametrize("state", [7, {}, None])
+def test_state_that_no_part_can_take_up_is_one_line(run, state):
+    path = run / f"{NAMES[2]}.pth"
+    torch.save(torch.load(path) | {"trainer": state}, path)
+    with pytest.raises(
+        CheckpointError, match=f"{NAMES[2]}.pth .* no training: (Key|Type)Error"
+    ) as e:
+        resumed(run)
+    assert "\n" not in str(e.value)

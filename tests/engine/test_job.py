@@ -61,6 +61,12 @@ def test_batch_that_cannot_be_shared_is_one_line(overrides, message):
         fit_to_processes(small_config(*overrides), 2)
 
 
+def test_evaluation_is_not_bound_to_the_batch_of_the_training():
+    cfg = small_config("SOLVER.IMS_PER_BATCH", "4", "SOLVER.ACCUMULATION_STEPS", "4")
+    fit_to_processes(cfg, 3, training=False)
+    assert cfg.SOLVER.IMS_PER_BATCH == 4
+
+
 SYNC = ("MODEL.DYNAMIC_ROUTING.NORM", "SyncBN", "MODEL.SEM_SEG_HEAD.NORM", "GN")
 
 

@@ -7,8 +7,8 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from dynamic_routing.divdr.loss import DivDRLoss
+from dynamic_routing.engine.solver import autocast_dtype
 from dynamic_routing.engine.train_step import TrainStep
-from dynamic_routing.engine.trainer import autocast_dtype
 from dynamic_routing.modeling import ConfigError
 from dynamic_routing.modeling.cost import model_cost
 from dynamic_routing.routing import record_routes

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage, JSONWriter
 
@@ -124,10 +126,38 @@ def test_run_killed_before_its_first_checkpoint_does_not_go_on_with_an_earlier_o
     assert same(whole.model.state_dict(), resumed.model.state_dict())
 
 
+def test_checkpoint_period_0_writes_one_checkpoint_at_the_end(tmp_path):
+    short_training(tmp_path, "SOLVER.CHECKPOINT_PERIOD", "0", "SOLVER.MAX_ITER", "3")
+    assert [p.name for p in tmp_path.glob("model_0*")] == []
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_resume_of_a_finished_run_adds_no_iteration(tmp_path):
     short_training(tmp_path, "SOLVER.MAX_ITER", "3")
     again = short_training(tmp_path, "SOLVER.MAX_ITER", "3", resume=True)
     assert again.iter == again.storage.iter == 3
+
+
+def test_max_iter_below_what_is_done_rewrites_no_earlier_iteration(tmp_path):
+    whole = short_training(tmp_path, "SOLVER.MAX_ITER", "5")
+    before = (tmp_path / "model_final.pth").read_bytes()
+    lowered = short_training(tmp_path, "SOLVER.MAX_ITER", "3", resume=True)
+    assert lowered.iter == lowered.storage.iter == 5
+    assert same(whole.model.state_dict(), lowered.model.state_dict())
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+
+
+def test_resumed_run_keeps_its_learning_rate_and_says_so(tmp_path, caplog):
+    short_training(tmp_path, "SOLVER.MAX_ITER", "3")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="dynamic_routing.engine.solver"):
+        same_again = short_training(tmp_path, "SOLVER.MAX_ITER", "4", resume=True)
+        assert caplog.messages == []
+        other = ("SOLVER.MAX_ITER", "5", "SOLVER.BASE_LR", "0.5", "SOLVER.MOMENTUM", "0.1")
+        changed = short_training(tmp_path, *other, resume=True)
+    assert changed.scheduler.base_lrs == same_again.scheduler.base_lrs
+    (line,) = caplog.messages
+    assert "SOLVER.BASE_LR, SOLVER.MOMENTUM" in line and "without --resume" in line
 
 
 def test_seed_that_was_chosen_is_taken_up(tmp_path):
@@ -135,6 +165,8 @@ def test_seed_that_was_chosen_is_taken_up(tmp_path):
         trainer = short_training(
             tmp_path, "SEED", "-1", "SOLVER.MAX_ITER", "7", resume=resume, killed_at=6
         )
+        stored = CfgNode.load_cfg((tmp_path / "config.yaml").read_text())
+        assert stored.SEED == trainer._seeds.seed
         return trainer._seeds.seed
 
     first = seed_of(resume=False)
