@@ -22,6 +22,7 @@ from detectron2.utils.events import (
     get_event_storage,
 )
 
+from dynamic_routing.engine.bad_numbers import POST_MORTEM
 from dynamic_routing.engine.checkpoint_history import HISTORY, TAG
 from dynamic_routing.files import strict_json, write_atomically
 
@@ -31,7 +32,7 @@ METRICS, CONFIG, RESULTS = "metrics.json", "config.yaml", "results.json"
 BEST = "model_best"
 """Name of the checkpoint with the best metric."""
 
-OF_ONE_RUN = (TAG, HISTORY, f"{BEST}.pth", METRICS)
+OF_ONE_RUN = (TAG, HISTORY, f"{BEST}.pth", METRICS, POST_MORTEM)
 """What a later run in the same folder must not take for its own; the tag first, see there."""
 
 EVALUATED = "evaluation_seconds"
@@ -49,7 +50,7 @@ def write_config(cfg: CfgNode, folder: str | Path) -> Path:
 
 
 def put_earlier_run_aside(folder: str | Path) -> None:
-    """Keep an earlier run's tag, best checkpoint and metrics under other names.
+    """Keep an earlier run's tag, best checkpoint, metrics and post-mortem under other names.
 
     Killed before its first checkpoint and resumed, the new run would else go on with the earlier
     one, and hold its best metric for its own. Without a tag it starts anew, and comes here again

@@ -70,7 +70,7 @@ def set_up_process(cfg: CfgNode, args: argparse.Namespace, *, folder: str | Path
     logger.info("environment:\n%s", defaults.collect_env_info())
     if cfg.SEED < 0:
         cfg.SEED = chosen_seed(cfg.SEED)
-        logger.info("SEED -1: %d was chosen; a resumed run takes it up", cfg.SEED)
+        logger.info("SEED -1: %d was chosen; a run that is resumed keeps its own", cfg.SEED)
     logger.info("config:\n%s", cfg.dump())
     seed_all_rng(cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only

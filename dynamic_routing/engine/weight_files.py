@@ -75,7 +75,8 @@ def _load(path: Path, *, trust: bool) -> Any:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
-        hint = "" if trust else f" (a pickle of a source you trust: {CONVERT})"
+        refused = isinstance(error, pickle.UnpicklingError) and not trust
+        hint = f" (a pickle of a source you trust: {CONVERT})" if refused else ""
         raise CheckpointError(f"checkpoint {path} cannot be read: {_reason(error)}{hint}") from None
 
 
