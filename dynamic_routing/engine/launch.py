@@ -239,6 +239,7 @@ def _child(
                 report(start.reports, rank, error)
             end_workers()
             if signals.stopped is not None:
+                sys.stdout.flush()
                 die_of(signals.stopped.signal)
             # At once: an orderly exit may wait for processes that wait for this one.
             os._exit(1)

@@ -11,7 +11,6 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -137,19 +136,20 @@ def end_with_parent() -> None:
     if parent is None:
         return
 
-    first = os.getppid()
+    arguments = (parent.sentinel, os.getppid())
+    threading.Thread(target=_follow, args=arguments, daemon=True, name="end_with_parent").start()
 
-    def follow() -> None:
-        # A forked process may hold the sentinel of another one open.
-        while os.getppid() == first and not wait([parent.sentinel], timeout=LOOK_SECONDS):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(END_SECONDS)
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=follow, daemon=True, name="end_with_parent").start()
+def _follow(sentinel: int, parent: int) -> None:
+    """Wait until the parent is gone, then end this process."""
+    # A forked process may hold the sentinel of another one open.
+    while os.getppid() == parent and not wait([sentinel], timeout=LOOK_SECONDS):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_SECONDS)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def end_workers() -> None:
@@ -172,9 +172,10 @@ def end_workers() -> None:
 
 
 def die_of(number: int) -> NoReturn:
-    """End this process by a signal, so that whoever waits for it sees which."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """End this process by a signal, so that whoever waits for it sees which.
+
+    Nothing is flushed: a forked process holds what its parent has not written yet.
+    """
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)  # where the signal is blocked

@@ -116,32 +116,48 @@ def test_children_are_deaf_to_the_terminal_and_the_parent_is_not(tmp_path):
     assert worker.exitcode == -signal.SIGTERM
 
 
+def sleep_on(folder):
+    """Each process has a child, and does not listen."""
+    start_a_worker(folder)
+    while True:
+        with suppress(Stopped):
+            time.sleep(600)
+
+
 def wait_with_a_worker(folder):
     """Rank 0 sleeps, rank 1 waits for it in a collective; each with a child."""
-    worker = FORK.Process(target=time.sleep, args=(600,), daemon=True)
-    worker.start()
-    found = folder / f"pids_{comm.get_rank()}.tmp"
-    found.write_text(f"{os.getpid()} {worker.pid}")
-    found.rename(found.with_suffix(""))
+    start_a_worker(folder)
     if comm.get_rank() == 0:
         time.sleep(600)
     dist.barrier()
 
 
-def job(folder):
+def start_a_worker(folder):
+    """And say the ids of this process and of it."""
+    worker = FORK.Process(target=time.sleep, args=(600,), daemon=True)
+    worker.start()
+    found = folder / f"pids_{comm.get_rank()}.tmp"
+    found.write_text(f"{os.getpid()} {worker.pid}")
+    found.rename(found.with_suffix(""))
+
+
+def job(folder, work):
     """What train_net.py does around its processes."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = 0
     try:
         with stoppable():
-            in_processes(2, wait_with_a_worker, folder, folder=folder / "results")
+            in_processes(2, work, folder, folder=folder / "results")
     except Stopped as stop:
         status = stop.status
     os._exit(status)
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+IN_PROC = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+
+
+@IN_PROC
 @pytest.mark.parametrize(
     ("name", "whole_group", "status"),
     [
@@ -154,7 +170,18 @@ def job(folder):
     ],
 )
 def test_signal_ends_every_process_of_the_job(tmp_path, name, whole_group, status):
-    main = FORK.Process(target=job, args=(tmp_path,))
+    assert_all_end(tmp_path, wait_with_a_worker, name, whole_group, status)
+
+
+@IN_PROC
+def test_process_that_does_not_listen_ends_with_its_parent_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(stopping, "END_SECONDS", 0.5)
+    assert_all_end(tmp_path, sleep_on, "SIGKILL", False, -signal.SIGKILL)
+
+
+def assert_all_end(tmp_path, work, name, whole_group, status):
+    """Start a job, signal it, and look for its processes."""
+    main = FORK.Process(target=job, args=(tmp_path, work))
     main.start()
     files = [tmp_path / f"pids_{rank}" for rank in (0, 1)]
     wait_for(*files)
