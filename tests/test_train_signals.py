@@ -87,7 +87,8 @@ def assert_goes_on(data, folder, *flags):
     """Resumed, the run ends well; its newest checkpoint was whole."""
     newest = (folder / "last_checkpoint").read_text()
     done = torch.load(folder / newest, weights_only=True)["iteration"] + 1
-    more = ("SOLVER.MAX_ITER", str(done + 1))
+    # Without workers: started processes spawn theirs, which takes long and is no matter here.
+    more = ("SOLVER.MAX_ITER", str(done + 1), "DATALOADER.NUM_WORKERS", "0")
     resumed = call(data, folder, *flags, "--resume", overrides=[*ENDLESS, *more])
     assert resumed.returncode == 0, resumed.stdout[-2000:] + resumed.stderr[-2000:]
     assert f"Starting training from iteration {done}" in resumed.stdout
