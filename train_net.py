@@ -16,7 +16,7 @@ import argparse
 import logging
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -36,6 +36,7 @@ from dynamic_routing.engine.loaders import prepare_datasets, worker_message
 from dynamic_routing.engine.run_files import RESULTS
 from dynamic_routing.engine.run_setup import lock_folder, set_up_process
 from dynamic_routing.engine.solver import scale_learning_rate
+from dynamic_routing.engine.stopping import Stopped, stoppable
 from dynamic_routing.engine.trainer import Trainer, evaluate_checkpoint
 from dynamic_routing.engine.watch import RankError
 from dynamic_routing.files import write_json
@@ -112,21 +113,24 @@ def main(argv: list[str] | None = None) -> int:
             prepare_datasets(cfg)
             world_size = processes * args.num_machines
             fit_to_processes(cfg, world_size, training=not args.eval_only)
-        launch(
-            run,
-            args,
-            processes=processes,
-            device=cfg.MODEL.DEVICE,
-            machines=Machines(args.num_machines, args.machine_rank, args.dist_url),
-        )
+        with stoppable():
+            launch(
+                run,
+                args,
+                processes=processes,
+                device=cfg.MODEL.DEVICE,
+                machines=Machines(args.num_machines, args.machine_rank, args.dist_url),
+            )
     except (ValueError, OSError, RankError) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         print(f"train_net.py: error: {worker_message(error)}", file=sys.stderr)
         return 1 if isinstance(error, RankError) and not error.user else 2
-    except KeyboardInterrupt:
-        print("train_net.py: interrupted; continue with --resume", file=sys.stderr)
-        return 130
+    except Stopped as stop:
+        more = "" if args.eval_only else "; --resume goes on from the last checkpoint"
+        with suppress(OSError):  # of a terminal that is gone
+            print(f"train_net.py: {stop}{more}", file=sys.stderr)
+        return stop.status
     return 0
 
 

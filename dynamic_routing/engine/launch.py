@@ -23,7 +23,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from dynamic_routing.engine.watch import report, watch
+from dynamic_routing.engine.stopping import (
+    deaf_children,
+    die_of,
+    end_with_parent,
+    end_workers,
+    stoppable,
+)
+from dynamic_routing.engine.watch import end, report, watch
 
 LOCALHOST = "127.0.0.1"
 DEFAULT_PORT = "29500"
@@ -198,16 +205,20 @@ def _start_all(
             store = dist.TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
         port = 0 if store is None else store.port
         start = _Start(start.machines, start.processes, start.device, port, Path(folder))
+        others = mp.active_children()
         try:
-            context = mp.start_processes(
-                _child,
-                args=(main, args, start),
-                nprocs=start.processes,
-                join=False,
-                start_method=start_method,
-            )
+            with deaf_children():
+                context = mp.start_processes(
+                    _child,
+                    args=(main, args, start),
+                    nprocs=start.processes,
+                    join=False,
+                    start_method=start_method,
+                )
             watch(context.processes, Path(folder), first_rank=start.place(0).rank)
         finally:
+            # A signal may have come before all were started.
+            end([process for process in mp.active_children() if process not in others])
             # Not kept by an error's traceback: a fork that frees a copy of it would crash.
             del store
 
@@ -216,21 +227,34 @@ def _child(
     local_rank: int, main: Callable[..., None], args: tuple[Any, ...], start: _Start
 ) -> None:
     """One started process."""
+    rank = start.place(local_rank).rank
+    with stoppable() as signals:
+        try:
+            end_with_parent()
+            _meet(local_rank, start)
+            main(*args)
+            _leave()
+        except BaseException as error:  # the parent has to hear of every kind
+            if signals.stopped is None:
+                report(start.reports, rank, error)
+            end_workers()
+            if signals.stopped is not None:
+                sys.stdout.flush()
+                die_of(signals.stopped.signal)
+            # At once: an orderly exit may wait for processes that wait for this one.
+            os._exit(1)
+
+
+def _meet(local_rank: int, start: _Start) -> None:
+    """Join the other processes that were started with this one."""
     place = start.place(local_rank)
-    try:
-        _share_cores(start)
-        if start.port:
-            _talk_on_loopback()
-            store = dist.TCPStore(LOCALHOST, start.port, is_master=False)
-            _join(place, device=start.device, store=store)
-        else:
-            _join(place, device=start.device, init_method=start.machines.url)
-        main(*args)
-        _leave()
-    except BaseException as error:  # the parent has to hear of every kind
-        report(start.reports, place.rank, error)
-        # At once: an orderly exit may wait for processes that wait for this one.
-        os._exit(1)
+    _share_cores(start)
+    if start.port:
+        _talk_on_loopback()
+        store = dist.TCPStore(LOCALHOST, start.port, is_master=False)
+        _join(place, device=start.device, store=store)
+    else:
+        _join(place, device=start.device, init_method=start.machines.url)
 
 
 def _share_cores(start: _Start) -> None:

@@ -14,13 +14,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from dynamic_routing.engine.loaders import worker_message
+from dynamic_routing.engine.stopping import END_SECONDS
 from dynamic_routing.files import write_atomically
 
 SETTLE_SECONDS = 1.0
 """After a failure others fail too, of broken connections; so long their reports are awaited."""
-
-END_SECONDS = 10.0
-"""How long the others have to follow SIGTERM before SIGKILL."""
 
 USER_ERRORS = (ValueError, OSError)
 """What a user can mend: reported in one line, without a traceback."""
@@ -79,7 +77,7 @@ def watch(processes: Sequence[BaseProcess], folder: Path, *, first_rank: int = 0
                 raise _cause(processes, folder, first_rank)
             running = [process for process in running if process.exitcode is None]
     finally:
-        _end(processes)
+        end(processes)
 
 
 def _cause(processes: Sequence[BaseProcess], folder: Path, first_rank: int) -> RankError:
@@ -109,8 +107,8 @@ def _ending(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}{hint}"
 
 
-def _end(processes: Sequence[BaseProcess]) -> None:
-    """End what still runs."""
+def end(processes: Sequence[BaseProcess]) -> None:
+    """End what still runs, within :data:`END_SECONDS`."""
     for process in processes:
         if process.is_alive():
             process.terminate()

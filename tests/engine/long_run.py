@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -19,16 +18,9 @@ from dynamic_routing.engine.trainer import Trainer
 from dynamic_routing.modeling import get_config
 from tests.engine.kill_chain import SETTINGS, TARGET, make_data, target_of
 from tests.modeling.builders import QUICK
+from tests.strict_warnings import forbid_warnings
 
 PERIOD = 50
-FOREIGN = (
-    "`torch.jit.script` is deprecated",
-    "torch.meshgrid. in an upcoming release",
-    "Creating a tensor from a list of numpy.ndarrays is extremely slow",
-    "pkg_resources is deprecated as an API",
-    "__array__ implementation doesn't accept a copy keyword",
-)
-"""Beginnings of Detectron2's and fvcore's own warnings, as in pyproject.toml."""
 
 
 class Watch(HookBase):
@@ -48,9 +40,7 @@ class Watch(HookBase):
 
 def main(folder: Path, iterations: int) -> None:
     """Train and write ``watched.json``."""
-    warnings.simplefilter("error")
-    for message in FOREIGN:
-        warnings.filterwarnings("ignore", message)
+    forbid_warnings()
     torch.set_num_threads(1)
     settings = [*SETTINGS, *make_data(folder / "data"), TARGET, target_of(SETTINGS)]
     settings += ["SOLVER.MAX_ITER", str(iterations), "SOLVER.CHECKPOINT_PERIOD", "200"]

@@ -38,3 +38,11 @@ def in_processes(count: int, function: Callable[..., Any], *args: Any, folder: P
 def keep_result(function: Callable[..., Any], args: tuple[Any, ...], folder: Path) -> None:
     """Store what the function returned."""
     torch.save(function(*args), folder / f"result_{comm.get_rank()}.pt")
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and not just waiting for its parent to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -91,8 +91,8 @@ def assert_same_run(reference: Path, run: Path, *, evaluations: set[int]) -> Non
     expected = scores(reference)
     assert set(expected) == evaluations and scores(run).keys() == expected.keys()
     for iteration, values in expected.items():
-        own = {k: v for k, v in scores(run)[iteration].items() if k.split("/")[0] == "sem_seg"}
-        assert own == {k: v for k, v in values.items() if k.split("/")[0] == "sem_seg"}
+        own = {k: v for k, v in scores(run)[iteration].items() if "sem_seg" in k.split("/")}
+        assert own == {k: v for k, v in values.items() if "sem_seg" in k.split("/")}
     assert not [p.name for p in run.rglob("*.tmp")]
     assert (run / "results.json").exists()
 
@@ -100,7 +100,8 @@ def assert_same_run(reference: Path, run: Path, *, evaluations: set[int]) -> Non
 def check(folder: Path, plans: list[dict[str, Any]], **more: Any) -> None:
     """Carry out an uninterrupted run and the plans, ``more`` with all of them, and compare."""
     found = carry_out(folder, [{**plan, **more} for plan in (UNINTERRUPTED, *plans)])
-    killed = 1 if more else -signal.SIGKILL  # several processes: the one that watches them says 1
+    # Of several processes the one that watches them says 1.
+    killed = 1 if more.get("processes", 1) > 1 else -signal.SIGKILL
     assert found[0] == [0], (folder / "0.log").read_text()[-2000:]
     for number, (plan, statuses) in enumerate(zip(plans, found[1:]), 1):
         log = (folder / f"{number}.log").read_text()[-2000:]
@@ -162,3 +163,32 @@ def test_two_processes_with_an_average_survive_kills(tmp_path, more):
         {"kind": "evaluation", "at": 3},
     ]
     check(tmp_path, [{"workers": 0, "kills": kills}], processes=2, overrides=[*AVERAGED, *more])
+
+
+def kills_in_evaluations(*images: int) -> list[dict[str, Any]]:
+    """Deaths at the image behind so many, counted anew in each process and after each resume."""
+    return [{"kind": "evaluation", "at": at} for at in images]
+
+
+# An evaluation is one of the model and one of its average, on three images each; two processes
+# share them, so that the main one sees two. That of iteration 6 has its checkpoint, that of 3 not.
+OWED = {
+    "average of 6, of 6 again, of the end": (1, kills_in_evaluations(10, 4, 10)),
+    "before the average of 6, model of 6 again, model of the end": (
+        1,
+        kills_in_evaluations(9, 0, 6),
+    ),
+    "two processes: average of 6, of 6 again, of the end": (2, kills_in_evaluations(6, 2, 6)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OWED)
+def test_owed_evaluation_of_model_and_average_is_made_up_for(tmp_path, case):
+    processes, kills = OWED[case]
+    plan = {"workers": 0, "kills": kills}
+    check(tmp_path, [plan], processes=processes, overrides=[*AVERAGED])
+    found = scores(tmp_path / "1")
+    assert all({"sem_seg/mIoU", "ema/sem_seg/mIoU"} <= found[i].keys() for i in found)
+    logged = (tmp_path / "1.log").read_text()
+    assert logged.count("the evaluation after 6 iterations was not complete") >= 2

@@ -1,0 +1,181 @@
+"""Ending a run by a signal: Ctrl-C, SIGTERM of a batch system, SIGHUP of a closed terminal.
+
+One process decides: the one that was started. It ends the others of its job, which see nothing of
+a Ctrl-C, and those end the workers of their data loaders. An interrupted process unwinds as after
+an error, so that no file is left half written.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Any, NoReturn
+
+FROM_TERMINAL = tuple(s for s in signal.Signals if s.name in ("SIGINT", "SIGHUP"))
+"""What a terminal sends to all processes of a job at once; Windows has no SIGHUP."""
+
+SIGNALS = (*FROM_TERMINAL, signal.SIGTERM)
+"""What ends a run in an orderly way."""
+
+KEPT = (signal.SIG_IGN, None)
+"""Handlers that stay: a signal that is ignored, or that a library outside Python handles."""
+
+REPEAT_SECONDS = 5.0
+"""Within this time a further signal is taken for the same wish and does not disturb the ending."""
+
+END_SECONDS = 10.0
+"""How long a process has to follow SIGTERM before SIGKILL."""
+
+LOOK_SECONDS = 1.0
+"""How often a started process looks whether the one that started it is there."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run; as KeyboardInterrupt no handler of errors takes it for one.
+
+    Attributes:
+        signal: which one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(f"interrupted by {self.signal.name}")
+
+    @property
+    def status(self) -> int:
+        """Exit status that shells expect."""
+        return 128 + self.signal
+
+
+class _Catcher:
+    """Handler of signals.
+
+    Attributes:
+        stopped: the first one that came, None before.
+    """
+
+    def __init__(self) -> None:
+        self.stopped: Stopped | None = None
+        self._owner = os.getpid()
+        self._last = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Raise in the main thread, unless the process is ending already."""
+        if os.getpid() != self._owner:  # a worker of a data loader, forked from the process
+            die_of(number)
+        now = time.monotonic()
+        if self.stopped is not None and now - self._last < REPEAT_SECONDS:
+            return
+        # One that a destructor swallowed is raised again when the user insists.
+        self.stopped, self._last = self.stopped or Stopped(number), now
+        raise self.stopped
+
+
+@contextmanager
+def stoppable() -> Iterator[_Catcher]:
+    """Let :data:`SIGNALS` raise :class:`Stopped` in this process.
+
+    An error that such a signal led to, as that of a data loader whose workers got it as well,
+    leaves as Stopped too. A signal that is ignored stays so: SIGHUP under ``nohup``, SIGINT in the
+    background of a script. Does nothing outside the main thread, which alone may handle signals.
+    """
+    catcher = _Catcher()
+    previous: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        previous = {s: old for s, old in handlers.items() if old not in KEPT}
+    try:
+        for number in previous:
+            signal.signal(number, catcher)
+        yield catcher
+    except Exception as error:
+        if catcher.stopped is None:
+            raise
+        raise catcher.stopped from error
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started inside ignore what a terminal sends; their parent ends them.
+
+    For as long as this takes, some ms, the parent ignores it too: a new process inherits nothing
+    else.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in FROM_TERMINAL}
+    previous = {s: old for s, old in handlers.items() if old not in KEPT}
+    try:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Send this process SIGTERM when the one that started it is gone, and SIGKILL if that fails.
+
+    A process that was killed with SIGKILL can end nobody, and one that waits for another in a
+    library does not hear a signal.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    arguments = (parent.sentinel, os.getppid())
+    threading.Thread(target=_follow, args=arguments, daemon=True, name="end_with_parent").start()
+
+
+def _follow(sentinel: int, parent: int) -> None:
+    """Wait until the parent is gone, then end this process."""
+    # A forked process may hold the sentinel of another one open.
+    while os.getppid() == parent and not wait([sentinel], timeout=LOOK_SECONDS):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_SECONDS)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_workers() -> None:
+    """End the processes that this one started, and what they shared; for one that ends itself.
+
+    The workers of a data loader would else look for their parent every 5 seconds only, and the
+    resource tracker of Python would warn of semaphores that nobody gave back.
+    """
+    if hasattr(signal, "SIGCHLD"):  # a data loader raises when its workers end
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    deadline = time.monotonic() + END_SECONDS / 2
+    for worker in multiprocessing.active_children():
+        worker.join(max(0.0, deadline - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
+    # What Python itself calls at the end of a process.
+    multiprocessing.util._exit_function()  # type: ignore[attr-defined]
+
+
+def die_of(number: int) -> NoReturn:
+    """End this process by a signal, so that whoever waits for it sees which.
+
+    Nothing is flushed: a forked process holds what its parent has not written yet.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # where the signal is blocked
