@@ -36,7 +36,7 @@ setup(
         "torch>=2.11",
         "torchvision>=0.26",
         "numpy>=1.26",
-        "Pillow>=8.4",
+        "Pillow>=9.3",
         "scipy>=1.11.1",
         "scikit-learn>=1.4",
         "threadpoolctl>=3.1",
