@@ -17,6 +17,7 @@ from torch import nn
 from dynamic_routing.divdr.bank import GateBank, Snapshot
 from dynamic_routing.divdr.sources import choose_subset
 from dynamic_routing.engine.loaders import build_mapper
+from dynamic_routing.engine.workers import with_quick_workers
 from dynamic_routing.modeling.meta_arch import image_id
 from dynamic_routing.routing import Routes, record_routes
 
@@ -139,4 +140,4 @@ def build_pass_source(cfg: CfgNode, model: nn.Module, *, activation_dim: int) ->
         mapper=build_mapper(cfg, cfg.DATASETS.TRAIN[0], train=False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    return PassSource(model, loader, activation_dim=activation_dim)
+    return PassSource(model, with_quick_workers(loader), activation_dim=activation_dim)

@@ -29,6 +29,7 @@ from dynamic_routing.engine.dataset_checks import (
     is_sem_seg,
 )
 from dynamic_routing.engine.train_loader import TrainLoader
+from dynamic_routing.engine.workers import with_quick_workers
 
 __all__ = [
     "SEM_SEG_TYPES",
@@ -117,7 +118,7 @@ def count_images(loader: object) -> int | None:
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
     """One pass over a data set, image by image."""
     mapper = build_mapper(cfg, dataset_name, train=False)
-    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    return with_quick_workers(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
 
 def worker_message(error: BaseException) -> str:

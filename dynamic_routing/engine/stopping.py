@@ -35,7 +35,7 @@ END_SECONDS = 10.0
 """How long a process has to follow SIGTERM before SIGKILL."""
 
 LOOK_SECONDS = 1.0
-"""How often a started process looks whether the one that started it is there."""
+"""How often a process looks whether another one is there, beside what the system tells it."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dynamic_routing.data.order import Sample, SampleOrder, aspect_groups, part_of
 from dynamic_routing.engine.randomness import ORDER, SAMPLES, mixed_seed, seeded
+from dynamic_routing.engine.workers import with_quick_workers
 
 Batch = list[dict[str, Any]]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
@@ -127,7 +128,7 @@ class TrainLoader:
             # Its own, since the loader draws once when it starts: wherever a run is resumed.
             generator=torch.Generator(),
         )
-        return iter(loader)
+        return iter(with_quick_workers(loader))
 
 
 def build_order(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> SampleOrder:

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from dynamic_routing.engine.loaders import worker_message
-from dynamic_routing.engine.stopping import END_SECONDS
+from dynamic_routing.engine.stopping import END_SECONDS, LOOK_SECONDS
 from dynamic_routing.files import write_atomically
 
 SETTLE_SECONDS = 1.0
@@ -71,7 +71,8 @@ def watch(processes: Sequence[BaseProcess], folder: Path, *, first_rank: int = 0
     try:
         running = list(processes)
         while running:
-            wait([process.sentinel for process in running])
+            # What a process forked may hold its sentinel open after it.
+            wait([process.sentinel for process in running], timeout=LOOK_SECONDS)
             if any(process.exitcode for process in running):
                 time.sleep(SETTLE_SECONDS)
                 raise _cause(processes, folder, first_rank)
