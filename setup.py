@@ -36,7 +36,7 @@ setup(
         "torch>=2.11",
         "torchvision>=0.26",
         "numpy>=1.26",
-        "Pillow>=9.3",
+        "Pillow>=9.4",
         "scipy>=1.11.1",
         "scikit-learn>=1.4",
         "threadpoolctl>=3.1",
@@ -63,7 +63,7 @@ setup(
             "hypothesis>=6.100",
         ],
         # ONNX only; torch.export needs nothing more.
-        "export": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "export": ["onnx>=1.17", "onnxscript>=0.6", "onnxruntime>=1.20"],
         "cityscapes": ["cityscapesscripts>=2.2.3", "shapely>=2.0"],
     },
 )

@@ -50,8 +50,12 @@ if [[ "$VERSIONS" == tested ]]; then
   step "ruff format --check" "$PY" -m ruff format --check --quiet .
   step "mypy" "$PY" -m mypy dynamic_routing
 fi
-# Old libraries call what newer ones that they need have deprecated since.
-[[ "$VERSIONS" != oldest ]] || arguments+=(-W ignore::DeprecationWarning)
+# Old libraries call what newer ones that they need have deprecated since, or warn of themselves.
+[[ "$VERSIONS" != oldest ]] || arguments+=(
+  -W ignore::DeprecationWarning
+  -W "ignore:The given buffer is not writable:UserWarning"
+  -W "ignore:Sparse invariant checks are implicitly disabled:UserWarning"
+)
 step "pytest" "$PY" -m "${pytest[@]}" -n 2 ${arguments[@]+"${arguments[@]}"}
 if [[ "${pytest[0]}" == coverage ]]; then
   step "collecting coverage" "$PY" -m coverage combine --quiet

@@ -81,7 +81,7 @@ class PreciseConv(nn.Conv2d):
         """(N, in_channels, 1, 1) -> (N, out_channels, 1, 1)."""
         dtype = at_least_float32(x.dtype)
         assert self.bias is not None, "a gate's last convolution has a bias"
-        device = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"
+        device = "cpu" if x.is_meta else x.device.type  # a meta tensor has no autocast
         with torch.autocast(device, enabled=False):
             return F.conv2d(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 

@@ -23,6 +23,9 @@ from dynamic_routing.routing.graph import (
     reachable_from,
 )
 
+MAX_SCALE = 15
+"""The coarsest scale that a cell may have, stride 131072: a bound for files, not for networks."""
+
 __all__ = [
     "EDGE_KINDS",
     "INITIAL",
@@ -49,8 +52,8 @@ class RoutingSpace:
         output_scales: scales that the last layer delivers, fine to coarse.
 
     Raises:
-        ValueError: an edge leaves the space, an output cannot be reached from the initial cell,
-            a cell cannot be reached, or a cell leads to no output.
+        ValueError: an edge leaves the space, a scale is beyond :data:`MAX_SCALE`, an output cannot
+            be reached from the initial cell, a cell cannot be reached or leads to no output.
     """
 
     num_layers: int
@@ -178,6 +181,8 @@ class RoutingSpace:
     def _check_edge(self, edge: Edge) -> None:
         """Refuse an edge that leaves the space."""
         layer, scale = edge.source.layer, edge.source.scale
+        if scale > MAX_SCALE:  # before its stride is computed, which could fill the memory
+            raise ValueError(f"scale {scale} of layer {layer} is none: the last one is {MAX_SCALE}")
         inside = -1 <= layer < self.num_layers and scale >= 0 and edge.target.scale >= 0
         if not inside or (layer == -1 and scale != 0):
             raise ValueError(f"the {edge} leaves a space of {self.num_layers} layers")

@@ -90,6 +90,13 @@ def test_edges_survive_a_round_trip(case):
     assert pickle.loads(pickle.dumps(space)) == copy.deepcopy(space) == space
 
 
+@pytest.mark.parametrize("scale", [16, 10**12, 10**30])
+def test_scale_without_end_is_refused_before_its_stride_fills_the_memory(scale):
+    edges = [[-1, 0, "keep"], [0, 0, "keep"], [0, scale, "keep"]]
+    with pytest.raises(ValueError, match=f"scale {scale} of layer 0 is none: the last one is 15"):
+        RoutingSpace.from_edges(edges)
+
+
 @given(random_subspaces())
 def test_subspace_keeps_exactly_the_edges_on_a_path_to_an_output(case):
     whole, chosen, space = case

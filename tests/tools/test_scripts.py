@@ -235,7 +235,8 @@ def test_oldest_versions_are_the_lower_bounds_and_run_the_tests_alone(tmp_path):
     assert all(str(folder / "constraints.txt") in call for call in installations)
     checks = [call[1:] for call in calls if {"ruff", "mypy", "pytest"} & set(call)]
     words = ["-m", "pytest", "-n", "2", "-m", "not slow", "-W", "ignore::DeprecationWarning"]
-    assert checks == [words]
+    assert len(checks) == 1 and checks[0][: len(words)] == words
+    assert set(checks[0][len(words) :: 2]) == {"-W"}
     assert not (clone.root / ".venv").exists()
 
 
