@@ -52,7 +52,7 @@ if [[ "$VERSIONS" == tested ]]; then
 fi
 # Old libraries call what newer ones that they need have deprecated since, or warn of themselves.
 [[ "$VERSIONS" != oldest ]] || arguments+=(
-  -W ignore::DeprecationWarning
+  -W ignore::DeprecationWarning -W ignore::FutureWarning
   -W "ignore:The given buffer is not writable:UserWarning"
   -W "ignore:Sparse invariant checks are implicitly disabled:UserWarning"
 )
