@@ -55,9 +55,31 @@ def fail(rank, how):
     raise {"user": ValueError, "bug": RuntimeError}[how]("what went wrong\nsecond line")
 
 
+def die_and_leave_a_child(file):
+    """The child holds all that its parent had open: connections, and what says that it is there."""
+    if comm.get_rank() == 0:
+        child = os.fork()
+        if child == 0:
+            time.sleep(END_WITHIN)
+            os._exit(0)
+        file.write_text(str(child))
+        os._exit(7)
+    time.sleep(10 * END_WITHIN)
+
+
 def test_processes_know_their_places_and_reduce(tmp_path):
     found = in_processes(2, who_am_i, folder=tmp_path)
     assert found == [(0, 0, 2, 3.0), (1, 1, 2, 3.0)]
+
+
+def test_what_a_dead_process_leaves_behind_does_not_hide_its_death(tmp_path):
+    file = tmp_path / "child"
+    start = time.monotonic()
+    with pytest.raises(RankError, match="rank 0 ended with exit status 7"):
+        in_processes(2, die_and_leave_a_child, file, folder=tmp_path)
+    seconds = time.monotonic() - start
+    os.kill(int(file.read_text()), signal.SIGKILL)
+    assert seconds < END_WITHIN / 2
 
 
 def test_one_process_runs_without_a_group(tmp_path):
