@@ -129,6 +129,13 @@ def test_damaged_file_is_one_line(tmp_path, content):
     assert f"checkpoint {path} cannot be read" in refused(path)
 
 
+def test_checkpoint_that_was_cut_short_is_not_taken_for_a_pickle_to_trust(tmp_path):
+    _, path = saved(tmp_path)
+    for size in (5000, 0):
+        path.write_bytes(path.read_bytes()[:size])
+        assert "trust" not in refused(path)
+
+
 def test_file_that_holds_no_dict_is_one_line(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     assert "holds list, not a dict" in refused(tmp_path / "list.pth")

@@ -127,6 +127,7 @@ def test_lines_are_strict_json_ascend_and_come_once(metrics):
 
 
 def test_what_a_later_run_could_take_for_its_own_is_put_aside(tmp_path):
+    assert {"last_checkpoint", "model_best.pth", "metrics.json", "post_mortem.json"} < {*OF_ONE_RUN}
     for name in (*OF_ONE_RUN, "model_final.pth"):
         (tmp_path / name).write_text(name)
     put_earlier_run_aside(tmp_path)

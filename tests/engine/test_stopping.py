@@ -24,6 +24,17 @@ END_WITHIN = 20
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork, 3.12
 
 
+@pytest.fixture(autouse=True)
+def _listening():
+    """Handlers of a program in the foreground: nohup and the background of a script ignore some."""
+    usual = dict.fromkeys(stopping.SIGNALS, signal.SIG_DFL)
+    usual[signal.SIGINT] = signal.default_int_handler
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler if handler is not None else usual[number])
+
+
 def strike(number):
     os.kill(os.getpid(), number)
     time.sleep(0.01)  # a bytecode at which the handler runs
