@@ -136,10 +136,13 @@ def sleep_on(folder):
 
 
 def wait_with_a_worker(folder):
-    """Rank 0 sleeps, rank 1 waits for it in a collective; each with a child."""
+    """Rank 0 sleeps and tidies up, rank 1 waits for it in a collective; each with a child."""
     start_a_worker(folder)
     if comm.get_rank() == 0:
-        time.sleep(600)
+        try:
+            time.sleep(600)
+        finally:
+            (folder / "tidy").touch()
     dist.barrier()
 
 
@@ -182,6 +185,7 @@ IN_PROC = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for proce
 )
 def test_signal_ends_every_process_of_the_job(tmp_path, name, whole_group, status):
     assert_all_end(tmp_path, wait_with_a_worker, name, whole_group, status)
+    assert (tmp_path / "tidy").exists()
 
 
 @IN_PROC
