@@ -54,7 +54,6 @@ fi
 [[ "$VERSIONS" != oldest ]] || arguments+=(
   -W ignore::DeprecationWarning -W ignore::FutureWarning
   -W "ignore:The given buffer is not writable:UserWarning"
-  -W "ignore:Sparse invariant checks are implicitly disabled:UserWarning"
 )
 step "pytest" "$PY" -m "${pytest[@]}" -n 2 ${arguments[@]+"${arguments[@]}"}
 if [[ "${pytest[0]}" == coverage ]]; then

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,13 +68,12 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
 def _load(path: Path, *, trust: bool) -> Any:
     """Any pickle if it is trusted, else tensors and plain Python; one line for whatever fails."""
     try:
-        if not trust:
-            _refuse_compressed(path)
-        return (
-            _load_trusted(path)
-            if trust
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if trust:
+            return _load_trusted(path)
+        _refuse_compressed(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error, if there is one, says it
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged or unsafe files
         refused = isinstance(error, pickle.UnpicklingError) and not trust
         hint = f" (a pickle of a source you trust: {CONVERT})" if refused else ""
