@@ -73,10 +73,12 @@ def watch(processes: Sequence[BaseProcess], folder: Path, *, first_rank: int = 0
         while running:
             # What a process forked may hold its sentinel open after it.
             wait([process.sentinel for process in running], timeout=LOOK_SECONDS)
-            if any(process.exitcode for process in running):
+            # Asked once: one that ends between two questions would be taken for one that is done.
+            codes = [process.exitcode for process in running]
+            if any(codes):
                 time.sleep(SETTLE_SECONDS)
                 raise _cause(processes, folder, first_rank)
-            running = [process for process in running if process.exitcode is None]
+            running = [process for process, code in zip(running, codes) if code is None]
     finally:
         end(processes)
 

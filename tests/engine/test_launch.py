@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
+from dynamic_routing.engine import watch
 from dynamic_routing.engine.launch import Machines, Place, launch, place_in_job
 from dynamic_routing.engine.watch import RankError
 from tests.engine.processes import in_processes, keep_result
@@ -145,6 +146,32 @@ def test_dead_rank_ends_the_others_and_is_named(tmp_path, rank, how, message, us
         in_processes(2, fail, rank, how, folder=tmp_path)
     assert time.monotonic() - start < END_WITHIN
     assert info.value.user == user
+
+
+class EndsBetweenTwoLooks:
+    """A process that runs when it is first asked, and has failed when it is asked again."""
+
+    def __init__(self, sentinel):
+        self.sentinel = sentinel
+        self._codes = iter((None, 7))
+
+    @property
+    def exitcode(self):
+        return next(self._codes, 7)
+
+    def is_alive(self):
+        return False
+
+
+def test_process_that_ends_between_two_looks_has_not_ended_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "SETTLE_SECONDS", 0.0)
+    readable, other_end = os.pipe()
+    os.close(other_end)  # what says that a process ended
+    try:
+        with pytest.raises(RankError, match="rank 0 ended with exit status 7"):
+            watch.watch([EndsBetweenTwoLooks(readable)], tmp_path)
+    finally:
+        os.close(readable)
 
 
 def started_by_slurm(rank, port, folder):
