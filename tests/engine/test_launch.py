@@ -162,6 +162,9 @@ class EndsBetweenTwoLooks:
     def is_alive(self):
         return False
 
+    def join(self, timeout):
+        pass
+
 
 def test_process_that_ends_between_two_looks_has_not_ended_well(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "SETTLE_SECONDS", 0.0)
