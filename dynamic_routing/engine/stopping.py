@@ -69,7 +69,7 @@ class _Catcher:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Raise in the main thread, unless the process is ending already."""
-        if os.getpid() != self._owner:  # a worker of a data loader, forked from the process
+        if os.getpid() != self._owner:  # a process that was forked this very moment
             die_of(number)
         now = time.monotonic()
         if self.stopped is not None and now - self._last < REPEAT_SECONDS:
@@ -77,6 +77,22 @@ class _Catcher:
         # One that a destructor swallowed is raised again when the user insists.
         self.stopped, self._last = self.stopped or Stopped(number), now
         raise self.stopped
+
+
+def _forget_in_child() -> None:
+    """Give a forked process the system's handlers instead of ours.
+
+    A Python handler runs between two steps of Python. A signal that comes just before a process
+    waits for a lock would wait with it, and whoever ended the process, as a pool does with its
+    workers, would wait for ever.
+    """
+    for number in SIGNALS:
+        if isinstance(signal.getsignal(number), _Catcher):
+            signal.signal(number, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 @contextmanager

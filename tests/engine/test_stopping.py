@@ -111,6 +111,31 @@ def test_forked_worker_dies_of_the_signal_and_raises_nothing(name, tmp_path):
     assert worker.exitcode == -signal.Signals[name] and signals.stopped is None
 
 
+def exit_with_handlers_of_ours():
+    os._exit(sum(signal.getsignal(number) is not signal.SIG_DFL for number in stopping.SIGNALS))
+
+
+def test_forked_process_has_the_handlers_of_the_system():
+    """Ours could come too late for one that waits for a lock, such as the worker of a pool."""
+    with stoppable():
+        worker = FORK.Process(target=exit_with_handlers_of_ours)
+        worker.start()
+        worker.join(END_WITHIN)
+        assert isinstance(signal.getsignal(signal.SIGTERM), stopping._Catcher)
+    assert worker.exitcode == 0
+
+
+@pytest.mark.slow
+def test_pools_end_inside_a_stoppable_run():
+    """Detectron2 reads Cityscapes' instances in one and leaves its end to the collector."""
+    with stoppable():
+        for _ in range(100):
+            pool = FORK.Pool(2)
+            pool.map(abs, range(4))
+            pool.terminate()
+            pool.join()
+
+
 def test_children_are_deaf_to_the_terminal_and_the_parent_is_not(tmp_path):
     with deaf_children():
         worker = FORK.Process(target=say_and_sleep, args=(tmp_path / "ready",), daemon=True)
