@@ -51,10 +51,13 @@ if [[ "$VERSIONS" == tested ]]; then
   step "mypy" "$PY" -m mypy dynamic_routing
 fi
 # Old libraries call what newer ones that they need have deprecated since, or warn of themselves.
-[[ "$VERSIONS" != oldest ]] || arguments+=(
-  -W ignore::DeprecationWarning -W ignore::FutureWarning
-  -W "ignore:The given buffer is not writable:UserWarning"
-)
+if [[ "$VERSIONS" == oldest ]]; then
+  arguments+=(
+    -W ignore::DeprecationWarning -W ignore::FutureWarning
+    -W "ignore:The given buffer is not writable:UserWarning"
+  )
+  export IGNORED_WARNINGS=DeprecationWarning,FutureWarning  # of the programs that tests start
+fi
 step "pytest" "$PY" -m "${pytest[@]}" -n 2 ${arguments[@]+"${arguments[@]}"}
 if [[ "${pytest[0]}" == coverage ]]; then
   step "collecting coverage" "$PY" -m coverage combine --quiet
