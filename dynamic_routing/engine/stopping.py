@@ -79,6 +79,20 @@ class _Catcher:
         raise self.stopped
 
 
+_mask = threading.local()
+"""Signals that a thread held back before it forked."""
+
+
+def _hold_signals() -> None:
+    """Keep signals until the new process has the system's handlers: a fork forgets what came."""
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _release_signals() -> None:
+    """As before the fork."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
 def _forget_in_child() -> None:
     """Give a forked process the system's handlers instead of ours.
 
@@ -89,10 +103,15 @@ def _forget_in_child() -> None:
     for number in SIGNALS:
         if isinstance(signal.getsignal(number), _Catcher):
             signal.signal(number, signal.SIG_DFL)
+    _release_signals()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(
+        before=_hold_signals,
+        after_in_parent=_release_signals,
+        after_in_child=_forget_in_child,
+    )
 
 
 @contextmanager
