@@ -26,11 +26,12 @@ from detectron2.utils import comm
 from dynamic_routing.engine.stopping import (
     deaf_children,
     die_of,
+    end,
     end_with_parent,
     end_workers,
     stoppable,
 )
-from dynamic_routing.engine.watch import end, report, watch
+from dynamic_routing.engine.watch import report, watch
 
 LOCALHOST = "127.0.0.1"
 DEFAULT_PORT = "29500"

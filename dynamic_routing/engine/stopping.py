@@ -13,9 +13,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -64,13 +65,10 @@ class _Catcher:
 
     def __init__(self) -> None:
         self.stopped: Stopped | None = None
-        self._owner = os.getpid()
         self._last = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Raise in the main thread, unless the process is ending already."""
-        if os.getpid() != self._owner:  # a process that was forked this very moment
-            die_of(number)
         now = time.monotonic()
         if self.stopped is not None and now - self._last < REPEAT_SECONDS:
             return
@@ -123,21 +121,13 @@ def stoppable() -> Iterator[_Catcher]:
     background of a script. Does nothing outside the main thread, which alone may handle signals.
     """
     catcher = _Catcher()
-    previous: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        previous = {s: old for s, old in handlers.items() if old not in KEPT}
-    try:
-        for number in previous:
-            signal.signal(number, catcher)
-        yield catcher
-    except Exception as error:
-        if catcher.stopped is None:
-            raise
-        raise catcher.stopped from error
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with _handled(SIGNALS, catcher):
+        try:
+            yield catcher
+        except Exception as error:
+            if catcher.stopped is None:
+                raise
+            raise catcher.stopped from error
 
 
 @contextmanager
@@ -147,18 +137,24 @@ def deaf_children() -> Iterator[None]:
     For as long as this takes, some ms, the parent ignores it too: a new process inherits nothing
     else.
     """
-    if threading.current_thread() is not threading.main_thread():
+    with _handled(FROM_TERMINAL, signal.SIG_IGN):
         yield
-        return
-    handlers = {number: signal.getsignal(number) for number in FROM_TERMINAL}
-    previous = {s: old for s, old in handlers.items() if old not in KEPT}
+
+
+@contextmanager
+def _handled(signals: Sequence[signal.Signals], handler: Any) -> Iterator[None]:
+    """Inside, these signals have this handler, but for those in :data:`KEPT`."""
+    previous: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in signals}
+        previous = {number: old for number, old in found.items() if old not in KEPT}
     try:
         for number in previous:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, handler)
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, old in previous.items():
+            signal.signal(number, old)
 
 
 def end_with_parent() -> None:
@@ -187,6 +183,19 @@ def _follow(sentinel: int, parent: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end(processes: Sequence[BaseProcess], *, within: float = END_SECONDS) -> None:
+    """End those that still run, with SIGTERM and after so many seconds with SIGKILL."""
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    deadline = time.monotonic() + within
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
 def end_workers() -> None:
     """End the processes that this one started, and what they shared; for one that ends itself.
 
@@ -195,22 +204,13 @@ def end_workers() -> None:
     """
     if hasattr(signal, "SIGCHLD"):  # a data loader raises when its workers end
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for worker in multiprocessing.active_children():
-        worker.terminate()
-    deadline = time.monotonic() + END_SECONDS / 2
-    for worker in multiprocessing.active_children():
-        worker.join(max(0.0, deadline - time.monotonic()))
-        if worker.is_alive():
-            worker.kill()
+    end(multiprocessing.active_children(), within=END_SECONDS / 2)
     # What Python itself calls at the end of a process.
     multiprocessing.util._exit_function()  # type: ignore[attr-defined]
 
 
 def die_of(number: int) -> NoReturn:
-    """End this process by a signal, so that whoever waits for it sees which.
-
-    Nothing is flushed: a forked process holds what its parent has not written yet.
-    """
+    """End this process by a signal, so that whoever waits for it sees which; flushes nothing."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)  # where the signal is blocked

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from dynamic_routing.engine.loaders import worker_message
-from dynamic_routing.engine.stopping import END_SECONDS, LOOK_SECONDS
+from dynamic_routing.engine.stopping import LOOK_SECONDS, end
 from dynamic_routing.files import write_atomically
 
 SETTLE_SECONDS = 1.0
@@ -108,16 +108,3 @@ def _ending(code: int) -> str:
         return f"ended with exit status {code}"
     hint = " (out of memory?)" if code == -signal.SIGKILL else ""
     return f"was ended by {signal.Signals(-code).name}{hint}"
-
-
-def end(processes: Sequence[BaseProcess]) -> None:
-    """End what still runs, within :data:`END_SECONDS`."""
-    for process in processes:
-        if process.is_alive():
-            process.terminate()
-    deadline = time.monotonic() + END_SECONDS
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
