@@ -112,7 +112,9 @@ def test_forked_worker_dies_of_the_signal_and_raises_nothing(name, tmp_path):
 
 
 def exit_with_handlers_of_ours():
-    os._exit(sum(signal.getsignal(number) is not signal.SIG_DFL for number in stopping.SIGNALS))
+    ours = [number for number in stopping.SIGNALS if signal.getsignal(number) != signal.SIG_DFL]
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(stopping.SIGNALS)
+    os._exit(len(ours) + len(held))
 
 
 def test_forked_process_has_the_handlers_of_the_system():
@@ -123,6 +125,17 @@ def test_forked_process_has_the_handlers_of_the_system():
         worker.join(END_WITHIN)
         assert isinstance(signal.getsignal(signal.SIGTERM), stopping._Catcher)
     assert worker.exitcode == 0
+
+
+def test_signal_that_comes_while_a_process_forks_comes_afterwards():
+    held = False
+    with pytest.raises(Stopped), stoppable() as signals:
+        stopping._hold_signals()
+        strike(signal.SIGTERM)
+        held = signals.stopped is None
+        stopping._release_signals()
+        time.sleep(0.01)
+    assert held
 
 
 @pytest.mark.slow
