@@ -107,6 +107,7 @@ LIBRARIES = (
     Library("onnxruntime", "onnxruntime", extra="export"),
     Library("pytest", "pytest", extra="dev"),
     Library("pytest-xdist", "xdist", extra="dev"),
+    Library("pytest-timeout", "pytest_timeout", extra="dev"),
     Library("hypothesis", "hypothesis", extra="dev"),
     Library("ruff", "ruff", extra="dev"),
     Library("mypy", "mypy", extra="dev"),

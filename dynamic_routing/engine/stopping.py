@@ -35,6 +35,9 @@ REPEAT_SECONDS = 5.0
 END_SECONDS = 10.0
 """How long a process has to follow SIGTERM before SIGKILL."""
 
+AFTER_FORK_SECONDS = 0.1
+"""How much later a signal that came while a process was forked comes again."""
+
 LOOK_SECONDS = 1.0
 """How often a process looks whether another one is there, beside what the system tells it."""
 
@@ -69,6 +72,12 @@ class _Catcher:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Raise in the main thread, unless the process is ending already."""
+        if getattr(_fork, "under_way", False):  # Python drops what is raised there
+            later = threading.Timer(AFTER_FORK_SECONDS, os.kill, (os.getpid(), number))
+            later.daemon = True
+            later.start()
+            return
+
         now = time.monotonic()
         if self.stopped is not None and now - self._last < REPEAT_SECONDS:
             return
@@ -77,18 +86,21 @@ class _Catcher:
         raise self.stopped
 
 
-_mask = threading.local()
-"""Signals that a thread held back before it forked."""
+_fork = threading.local()
+"""Of a thread that forks: that it does (``under_way``), and which signals it held back before."""
 
 
 def _hold_signals() -> None:
     """Keep signals until the new process has the system's handlers: a fork forgets what came."""
-    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    _fork.under_way = True
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def _release_signals() -> None:
     """As before the fork."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+    _fork.under_way = False
 
 
 def _forget_in_child() -> None:
