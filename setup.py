@@ -57,7 +57,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",
-            "pytest-timeout>=2.3",
+            "pytest-timeout>=2.3.1",
             "coverage[toml]>=7.10",
             "ruff>=0.6",
             "mypy>=1.11",

@@ -38,6 +38,9 @@ END_SECONDS = 10.0
 AFTER_FORK_SECONDS = 0.1
 """How much later a signal that came while a process was forked comes again."""
 
+FOLLOW_SECONDS = 0.5
+"""How much later than its workers a process may get a signal that was for all of them."""
+
 LOOK_SECONDS = 1.0
 """How often a process looks whether another one is there, beside what the system tells it."""
 
@@ -81,6 +84,8 @@ class _Catcher:
         now = time.monotonic()
         if self.stopped is not None and now - self._last < REPEAT_SECONDS:
             return
+        if self.stopped is None:
+            _let_children_die()
         # One that a destructor swallowed is raised again when the user insists.
         self.stopped, self._last = self.stopped or Stopped(number), now
         raise self.stopped
@@ -104,15 +109,17 @@ def _release_signals() -> None:
 
 
 def _forget_in_child() -> None:
-    """Give a forked process the system's handlers instead of ours.
+    """Give a forked process the system's SIGTERM instead of ours, and make it deaf to a terminal.
 
     A Python handler runs between two steps of Python. A signal that comes just before a process
     waits for a lock would wait with it, and whoever ended the process, as a pool does with its
-    workers, would wait for ever.
+    workers, would wait for ever. What a terminal sends the parent gets too, and ends its workers;
+    if they died of it before, it would take that for an error.
     """
     for number in SIGNALS:
         if isinstance(signal.getsignal(number), _Catcher):
-            signal.signal(number, signal.SIG_DFL)
+            deaf = number in FROM_TERMINAL
+            signal.signal(number, signal.SIG_IGN if deaf else signal.SIG_DFL)
     _release_signals()
 
 
@@ -124,19 +131,29 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+def _let_children_die() -> None:
+    """Without an error: a data loader raises one, anywhere, when its workers end by a signal."""
+    if hasattr(signal, "SIGCHLD"):
+        # A function: Python warns of a signal that came just before SIG_DFL was set.
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+
+
 @contextmanager
 def stoppable() -> Iterator[_Catcher]:
     """Let :data:`SIGNALS` raise :class:`Stopped` in this process.
 
-    An error that such a signal led to, as that of a data loader whose workers got it as well,
-    leaves as Stopped too. A signal that is ignored stays so: SIGHUP under ``nohup``, SIGINT in the
-    background of a script. Does nothing outside the main thread, which alone may handle signals.
+    An error that such a signal led to, as that of a data loader whose workers got it as well or
+    before, leaves as Stopped too. A signal that is ignored stays so: SIGHUP under ``nohup``,
+    SIGINT in the background of a script. Does nothing outside the main thread, which alone may
+    handle signals.
     """
     catcher = _Catcher()
     with _handled(SIGNALS, catcher):
         try:
             yield catcher
         except Exception as error:
+            if catcher.stopped is None and "DataLoader worker" in str(error):
+                time.sleep(FOLLOW_SECONDS)  # the signal that ended the worker may be under way here
             if catcher.stopped is None:
                 raise
             raise catcher.stopped from error
@@ -214,8 +231,7 @@ def end_workers() -> None:
     The workers of a data loader would else look for their parent every 5 seconds only, and the
     resource tracker of Python would warn of semaphores that nobody gave back.
     """
-    if hasattr(signal, "SIGCHLD"):  # a data loader raises when its workers end
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _let_children_die()
     end(multiprocessing.active_children(), within=END_SECONDS / 2)
     # What Python itself calls at the end of a process.
     multiprocessing.util._exit_function()  # type: ignore[attr-defined]

@@ -32,6 +32,8 @@ def _listening():
     """Handlers of a program in the foreground: nohup and the background of a script ignore some."""
     usual = dict.fromkeys(stopping.SIGNALS, signal.SIG_DFL)
     usual[signal.SIGINT] = signal.default_int_handler
+    if hasattr(signal, "SIGCHLD"):  # a stop resets it
+        usual[signal.SIGCHLD] = signal.getsignal(signal.SIGCHLD)
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
     for number, handler in before.items():
@@ -104,18 +106,68 @@ def test_further_signal_disturbs_the_ending_only_after_a_while(monkeypatch, seco
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
-def test_forked_worker_dies_of_the_signal_and_raises_nothing(name, tmp_path):
+def test_forked_worker_leaves_the_terminal_to_its_parent(name, tmp_path):
     with stoppable() as signals:
         worker = FORK.Process(target=say_and_sleep, args=(tmp_path / "ready",), daemon=True)
         worker.start()
-        wait_for(tmp_path / "ready")  # a fork forgets what came before it was ready
+        wait_for(tmp_path / "ready")
         os.kill(worker.pid, signal.Signals[name])
+        worker.join(0.1)
+        assert worker.is_alive()
+        worker.terminate()
         worker.join(END_WITHIN)
-    assert worker.exitcode == -signal.Signals[name] and signals.stopped is None
+    assert worker.exitcode == -signal.SIGTERM and signals.stopped is None
+
+
+LOADS = """
+import sys, time
+from torch.utils.data import DataLoader
+from dynamic_routing.engine.stopping import Stopped, stoppable
+
+class Numbers:
+    def __len__(self): return 10**6
+    def __getitem__(self, index): time.sleep(0.3); return index
+
+def load():
+    batches = iter(DataLoader(Numbers(), num_workers=2, multiprocessing_context="fork"))
+    print(*(worker.pid for worker in batches._workers), flush=True)
+    for batch in batches:
+        pass
+
+try:
+    with stoppable():
+        load()
+except Stopped as stop:
+    sys.exit(str(stop))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("delay", [0.0, 0.1, -0.05])
+def test_signal_for_the_workers_too_is_no_error_of_the_loader(name, delay):
+    """Whoever of them gets it first."""
+    command = [sys.executable, "-c", LOADS]
+    program = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with program:
+        workers = [int(word) for word in program.stdout.readline().split()]
+        time.sleep(0.2)
+        waves = [workers, [program.pid]]
+        for pid in waves[delay < 0]:
+            os.kill(pid, signal.Signals[name])
+        time.sleep(abs(delay))
+        with suppress(ProcessLookupError):
+            for pid in waves[delay >= 0]:
+                os.kill(pid, signal.Signals[name])
+        error = program.communicate(timeout=END_WITHIN)[1]
+    assert (program.returncode, error) == (1, f"interrupted by {name}\n")
+    assert len(workers) == 2 and not any(map(is_running, workers))
 
 
 def exit_with_handlers_of_ours():
-    ours = [number for number in stopping.SIGNALS if signal.getsignal(number) != signal.SIG_DFL]
+    usual = (signal.SIG_DFL, signal.SIG_IGN)
+    ours = [number for number in stopping.SIGNALS if signal.getsignal(number) not in usual]
     held = signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(stopping.SIGNALS)
     os._exit(len(ours) + len(held))
 
