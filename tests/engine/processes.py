@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,7 +14,11 @@ from unittest import mock
 import torch
 from detectron2.utils import comm
 
+from dynamic_routing.engine import launch as launching
 from dynamic_routing.engine.launch import launch
+
+HANG_SECONDS = 200
+"""After which a process says where it is and ends; before the time limit of a test."""
 
 
 def in_processes(count: int, function: Callable[..., Any], *args: Any, folder: Path) -> list[Any]:
@@ -20,7 +27,8 @@ def in_processes(count: int, function: Callable[..., Any], *args: Any, folder: P
     Forked, since importing everything anew takes seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with mock.patch.dict(os.environ):
+    patience = mock.patch.object(launching, "TIMEOUT", timedelta(seconds=1.5 * HANG_SECONDS))
+    with mock.patch.dict(os.environ), patience:
         for name in ("MASTER_ADDR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
             os.environ.pop(name, None)
         launch(
@@ -37,6 +45,7 @@ def in_processes(count: int, function: Callable[..., Any], *args: Any, folder: P
 
 def keep_result(function: Callable[..., Any], args: tuple[Any, ...], folder: Path) -> None:
     """Store what the function returned."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=sys.__stderr__)
     torch.save(function(*args), folder / f"result_{comm.get_rank()}.pt")
 
 
