@@ -46,7 +46,11 @@ def in_processes(count: int, function: Callable[..., Any], *args: Any, folder: P
 def keep_result(function: Callable[..., Any], args: tuple[Any, ...], folder: Path) -> None:
     """Store what the function returned."""
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=sys.__stderr__)
-    torch.save(function(*args), folder / f"result_{comm.get_rank()}.pt")
+    try:
+        result = function(*args)
+    finally:  # a job of one process is the test run itself
+        faulthandler.cancel_dump_traceback_later()
+    torch.save(result, folder / f"result_{comm.get_rank()}.pt")
 
 
 def is_running(pid: int) -> bool:
