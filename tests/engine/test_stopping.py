@@ -128,8 +128,10 @@ class Numbers:
     def __len__(self): return 10**6
     def __getitem__(self, index): time.sleep(0.3); return index
 
-def load():
-    batches = iter(DataLoader(Numbers(), num_workers=2, multiprocessing_context="fork"))
+def load():  # numbers, since for tensors a worker's thread waits to hand over a file
+    batches = iter(
+        DataLoader(Numbers(), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    )
     print(*(worker.pid for worker in batches._workers), flush=True)
     for batch in batches:
         pass
