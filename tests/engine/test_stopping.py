@@ -145,8 +145,8 @@ except Stopped as stop:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("delay", [0.0, 0.1, -0.05])
-def test_signal_for_the_workers_too_is_no_error_of_the_loader(name, delay):
+@pytest.mark.parametrize(("workers_first", "delay"), [(True, 0.0), (True, 0.1), (False, 0.05)])
+def test_signal_for_the_workers_too_is_no_error_of_the_loader(name, workers_first, delay):
     """Whoever of them gets it first."""
     command = [sys.executable, "-c", LOADS]
     program = subprocess.Popen(
@@ -155,13 +155,12 @@ def test_signal_for_the_workers_too_is_no_error_of_the_loader(name, delay):
     with program:
         workers = [int(word) for word in program.stdout.readline().split()]
         time.sleep(0.2)
-        waves = [workers, [program.pid]]
-        for pid in waves[delay < 0]:
-            os.kill(pid, signal.Signals[name])
-        time.sleep(abs(delay))
-        with suppress(ProcessLookupError):
-            for pid in waves[delay >= 0]:
-                os.kill(pid, signal.Signals[name])
+        groups = (workers, [program.pid])
+        for group in groups if workers_first else reversed(groups):
+            for pid in group:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.Signals[name])
+            time.sleep(delay)
         error = program.communicate(timeout=END_WITHIN)[1]
     assert (program.returncode, error) == (1, f"interrupted by {name}\n")
     assert len(workers) == 2 and not any(map(is_running, workers))
